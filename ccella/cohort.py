@@ -7,7 +7,7 @@ __all__ = ['LABEL_RULES', 'PRESET', 'SPLITS', 'KINDS', 'COLUMNS', 'REQUIRED', 'S
            'raise_problems', 'Exam', 'Cohort', 'subset', 'split', 'relabel', 'problems', 'summary', 'check',
            'refuse_other_cohort', 'write']
 
-# %% ../nbs/02_cohort.ipynb #58d77cd2
+# %% ../nbs/02_cohort.ipynb #f3b78a3a
 import csv
 import difflib
 import io
@@ -22,7 +22,7 @@ import pandas as pd
 
 from .core import CcellaError, atomic_path, read_json, seed_for, write_json
 
-# %% ../nbs/02_cohort.ipynb #b3f289e8
+# %% ../nbs/02_cohort.ipynb #8325c4f2
 LABEL_RULES = ("pirads", "histology")
 
 
@@ -38,7 +38,7 @@ def label_for(pirads: int | None, isup: int | None, rule: str) -> int | None:
         return int(isup >= 2)
     return None if pirads is None else int(pirads >= 3)
 
-# %% ../nbs/02_cohort.ipynb #bb1cfd45
+# %% ../nbs/02_cohort.ipynb #a912c800
 def problem(exam: str, where: str | os.PathLike, found: str, expected: str, advice: str) -> str:
     """Word one problem of one exam; `where` is a file or a column."""
     return f"exam {exam}, {where}: found {found}, expected {expected}; {advice}"
@@ -54,7 +54,7 @@ def raise_problems(problems: Sequence[str], where: str | os.PathLike, first: int
     error.problems = tuple(problems)
     raise error
 
-# %% ../nbs/02_cohort.ipynb #6fc36de4
+# %% ../nbs/02_cohort.ipynb #8bfc6183
 PRESET = ("axt2", "highb", "adc")
 SPLITS = ("train", "val", "test")
 KINDS = ("real", "phantom", "synthetic")
@@ -85,7 +85,7 @@ def _share():
         return float(text)
     return read, "a number in 0–1", "Float64"
 
-# %% ../nbs/02_cohort.ipynb #d2f02446
+# %% ../nbs/02_cohort.ipynb #fb99f783
 def _text():
     return str, "text", "str"
 
@@ -114,7 +114,7 @@ COLUMNS = {
 REQUIRED = ("exam_id", "patient_id")
 SYNTHETIC = ("label_generated", "p_generated", "source_exam_id", "seed", "replicate")
 
-# %% ../nbs/02_cohort.ipynb #655eba53
+# %% ../nbs/02_cohort.ipynb #40228e37
 @dataclass(frozen=True)
 class Exam:
     """One row of a cohort: who, where, which files, which truth. None and "" mean unknown."""
@@ -150,7 +150,7 @@ class Exam:
         """Whether there is a report with any text in it."""
         return bool(self.text())
 
-# %% ../nbs/02_cohort.ipynb #52b37399
+# %% ../nbs/02_cohort.ipynb #9a4c5687
 def _rows_of(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Read a CSV file into its header and rows of text. Raises `CcellaError` when there is none, or it is not a table."""
     if not path.is_file():
@@ -188,7 +188,7 @@ def _columns_of(header: Sequence[str], sequences: Sequence[str] | None, where: P
         raise CcellaError(f"{where}: found the columns {', '.join(header)}, expected also {lacking[0]}; add it")
     return sequences
 
-# %% ../nbs/02_cohort.ipynb #daa8993f
+# %% ../nbs/02_cohort.ipynb #ddfec08a
 def _table_of(rows: Sequence[Mapping[str, str]], sequences: Sequence[str], problems: list[str]) -> pd.DataFrame:
     """Read each cell by its column's rule; add what is wrong to `problems`. Every known column is there, text as "" where unknown, numbers as NA."""
     readers = {**{s: _relative() for s in sequences}, **COLUMNS}
@@ -208,7 +208,7 @@ def _table_of(rows: Sequence[Mapping[str, str]], sequences: Sequence[str], probl
             table[column].append(value)
     return pd.DataFrame({c: pd.array(v, dtype=object if readers[c][2] == "str" else readers[c][2]) for c, v in table.items()})
 
-# %% ../nbs/02_cohort.ipynb #ba176c5f
+# %% ../nbs/02_cohort.ipynb #ac1832f8
 def _contradictions(table: pd.DataFrame, sequences: Sequence[str], label_rule: str) -> list[str]:
     """Find what is wrong between rows and between cells."""
     found = [problem(e, "exam_id", f"{n} rows", "one row per exam", "give each exam its own id") for e, n in table.exam_id.value_counts(sort=False).items() if n > 1]
@@ -225,7 +225,7 @@ def _contradictions(table: pd.DataFrame, sequences: Sequence[str], label_rule: s
             found.append(problem(row.exam_id, "label", str(label), f"{asked} by the rule {label_rule!r} (PI-RADS {pirads}, ISUP {isup})", "correct the cell, leave it empty, or state the rule in cohort.json"))
     return found
 
-# %% ../nbs/02_cohort.ipynb #75e08d59
+# %% ../nbs/02_cohort.ipynb #472a5651
 @dataclass(frozen=True)
 class Cohort:
     """A table of exams with a root folder. `table` has one row per exam; `meta` is what else `cohort.json` says."""
@@ -242,7 +242,7 @@ class Cohort:
         where = Path(where or Path(root) / "cohort.csv")
         if not rows:
             raise CcellaError(f"{where}: found no exam, expected at least one")
-        text = [{str(c): "" if v is None or (not isinstance(v, (list, dict)) and pd.isna(v)) else str(v) for c, v in row.items()} for row in rows]
+        text = [{str(c): "" if v is None or (not isinstance(v, (list, dict)) and pd.isna(v)) else str(v).strip() for c, v in row.items()} for row in rows]
         sequences = _columns_of(list(dict.fromkeys(c for row in text for c in row)), sequences, where)
         label_for(None, None, label_rule)
         problems: list[str] = []
@@ -296,7 +296,7 @@ class Cohort:
         kept = self.table.label.fillna(pd.Series(made)) if only_empty else made
         return self._with(self.table.assign(label=kept))
 
-# %% ../nbs/02_cohort.ipynb #73251312
+# %% ../nbs/02_cohort.ipynb #d1bcd273
 def subset(self: Cohort, split: str | None = None, institution: str | int | None = None, ids: Iterable[str] | None = None, kind: str | None = None) -> Cohort:
     """Keep the exams of a split part, an institution, a kind, or those of `ids`, in the order of `ids`; conditions given together must all hold. May be empty.
 
@@ -318,7 +318,7 @@ def subset(self: Cohort, split: str | None = None, institution: str | int | None
 
 Cohort.subset = subset
 
-# %% ../nbs/02_cohort.ipynb #492c2847
+# %% ../nbs/02_cohort.ipynb #cc5f8d70
 def _need(patients: Mapping[int, list[str]], n_exams: int, parts: Sequence[str], where) -> None:
     """Raise `CcellaError` when a class cannot give each part one patient, saying how many exams that would take."""
     lacking = {k: len(v) for k, v in patients.items() if len(v) < len(parts)}
@@ -355,7 +355,7 @@ def split(self: Cohort, seed: int, fractions: Sequence[float] = (0.80, 0.05, 0.1
 
 Cohort.split = split
 
-# %% ../nbs/02_cohort.ipynb #0577f3c4
+# %% ../nbs/02_cohort.ipynb #66100f5e
 def relabel(self: Cohort, rule: str) -> Cohort:
     """Make every label anew by `rule`; the same cohort where the rule is the same."""
     label_for(None, None, rule)
@@ -364,7 +364,7 @@ def relabel(self: Cohort, rule: str) -> Cohort:
 
 Cohort.relabel = relabel
 
-# %% ../nbs/02_cohort.ipynb #eccc4d6a
+# %% ../nbs/02_cohort.ipynb #ca993b68
 def problems(self: Cohort, sequences: Sequence[str] | None = None) -> list[str]:
     """List what is missing in the folder: files, a truth folder, reports that are not UTF-8, and the `sequences` (names) that every exam must have."""
     found = []
@@ -403,7 +403,7 @@ def check(self: Cohort, sequences: Sequence[str] | None = None) -> dict[str, Any
 
 Cohort.problems, Cohort.summary, Cohort.check = problems, summary, check
 
-# %% ../nbs/02_cohort.ipynb #c4fedf76
+# %% ../nbs/02_cohort.ipynb #68f413a1
 def refuse_other_cohort(root: str | os.PathLike, exam_ids: Iterable[str]) -> None:
     """Raise `CcellaError` when `root` holds a cohort with exams that are not among `exam_ids`."""
     path = Path(root) / "cohort.csv"
