@@ -1,0 +1,21 @@
+"""One thread per process: the tests run several at a time, and threads that fight over cores are slower than one."""
+import os
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+os.environ["MPLBACKEND"] = "agg"
+os.environ["HF_HUB_OFFLINE"] = "1"              # nothing may be fetched by a test
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # else a fork warns, and may hang
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("ccella", deadline=None, print_blob=True)
+settings.load_profile("ccella")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
