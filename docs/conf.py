@@ -1,0 +1,51 @@
+"""Sphinx reads the repository itself: notebooks, records and data cards as they lie; the pages show the saved outputs."""
+import re
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+ini = ConfigParser(delimiters=["="], interpolation=None)
+ini.read(ROOT / "settings.ini", encoding="utf-8")
+ini = ini["DEFAULT"]
+
+project, author, copyright = ini["lib_name"], ini["author"], ini["copyright"]
+extensions = ["myst_nb", "sphinx-mathjax-offline", "sphinx_copybutton", "sphinx_design"]
+root_doc = "docs/index"
+include_patterns = ["docs/*.md", "nbs/[0-9]*.ipynb", "nbs/*/*.ipynb", "data_cards/*.md"]
+exclude_patterns = [".*", "_docs", "runs", "build", "dist", "tests", "ccella", "**/.ipynb_checkpoints", "**/_*"]
+html_theme = "furo"
+html_title = project
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+
+nb_custom_formats = {".ipynb": ["nbdirectives.read", {"package": ini["lib_name"]}]}
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_code_prompt_show = "Show the code"
+nb_code_prompt_hide = "Hide the code"
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_heading_anchors = 3
+suppress_warnings = ["mystnb.unknown_mime_type"]
+
+FRONT = '<!doctype html><meta charset="utf-8"><title>ccella</title><meta http-equiv="refresh" content="0; url=docs/index.html">\n'
+
+
+def front_door(app, failed):
+    """Let _docs/html/index.html lead to the first page."""
+    if not failed and app.builder.format == "html":
+        Path(app.outdir, "index.html").write_text(FRONT, encoding="utf-8")
+
+
+def leave_out_empty(app, page, source):
+    """Drop a list of pages from the first page while its folder is still empty: Sphinx would warn, and a warning fails the build."""
+    if page == root_doc:
+        listed = lambda block: any((ROOT / "docs").glob(block["glob"] + ".*"))
+        source[0] = re.sub(r"```{toctree}\n.*?:glob:\n\n(?P<glob>\S+)\n```\n", lambda m: m[0] if listed(m) else "", source[0], flags=re.S)
+
+
+def setup(app):
+    app.connect("source-read", leave_out_empty)
+    app.connect("build-finished", front_door)

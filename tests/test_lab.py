@@ -1,0 +1,75 @@
+"""JupyterLab opens a notebook of this project in a browser and runs it to its end."""
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (name one with CHROMIUM=…)")]
+sync_api = pytest.importorskip("playwright.sync_api")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+NOTEBOOK = "00_core.ipynb"
+BAD = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
+# the last cell in view has an execution number (saved outputs alone would not prove a run), or something went wrong
+DONE = r"""bad => document.querySelector(bad) ||
+    (e => e.length && /\[\d+\]/.test(e.at(-1).innerText))([...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')])"""
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A server of its own: its own port, home and settings, on a copy of the notebook, with the outputs removed."""
+    import nbformat
+
+    notebook = nbformat.read(ROOT / "nbs" / NOTEBOOK, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, tmp_path / NOTEBOOK)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    env = os.environ | {f"JUPYTER_{k}_DIR": str(tmp_path / k.lower()) for k in ("CONFIG", "RUNTIME")}
+    env |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    env.pop("MPLBACKEND", None)
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+               "--ServerApp.port_retries=0", "--IdentityProvider.token=smoke", f"--ServerApp.root_dir={tmp_path}",
+               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with open(tmp_path / "lab.log", "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(120):
+                try:
+                    urllib.request.urlopen(f"{url}/api/status?token=smoke", timeout=1)
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            else:
+                pytest.fail((tmp_path / "lab.log").read_text())
+            yield url
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def test_notebook_runs_in_lab(lab, tmp_path):
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1280, "height": 3000})
+        page.goto(f"{lab}/lab/tree/{NOTEBOOK}?token=smoke")
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)  # before this, Run asks for a kernel
+        page.click("text=Run >> nth=0")
+        page.click("text=Run All Cells >> nth=0")
+        page.wait_for_function(DONE, arg=BAD, timeout=120_000)
+        page.screenshot(path=os.environ.get("LAB_SHOT", str(tmp_path / "lab.png")))
+        wrong = page.locator(BAD)
+        assert wrong.count() == 0, wrong.first.inner_text()
+        browser.close()
