@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHIPPED', 'WEIGHTS', 'SIZES', 'Vae', 'vae_loss', 'save_vae', 'load_vae', 'encode_exam', 'decode_exam', 'ScaleMeter',
-           'latent_scale', 'mask_on_grid', 'pool_mask', 'LatentExam', 'LatentCache', 'regions_of', 'encode_cohort']
+           'latent_scale', 'pool_mask', 'LatentExam', 'LatentCache', 'regions_of', 'encode_cohort']
 
-# %% ../nbs/08_latents.ipynb #4269947b
+# %% ../nbs/08_latents.ipynb #2b4416e8
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256 as _sha256
 from pathlib import Path
 from urllib.parse import quote
@@ -22,14 +22,15 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from monai.inferers import sliding_window_inference
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from scipy.ndimage import map_coordinates
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .core import CcellaError, atomic_path, read_json, write_json
+from .layouts import read_truth
+from .preprocess import Prepared, prepare_exam, resample
 from .recipe import Recipe, VaeConfig
 
-# %% ../nbs/08_latents.ipynb #f865844b
+# %% ../nbs/08_latents.ipynb #14410d64
 class Vae(nn.Module):
     "MONAI's MAISI autoencoder for one-channel volumes in [0, 1], without hidden noise and on any device."
 
@@ -79,7 +80,7 @@ def _tiled(function, x: Tensor, edge: int | None):
     roi = tuple(min(edge, n) for n in x.shape[2:])
     return sliding_window_inference(x, roi, 1, function, overlap=0.25, mode="gaussian")
 
-# %% ../nbs/08_latents.ipynb #ba62eb08
+# %% ../nbs/08_latents.ipynb #6efabcef
 def vae_loss(x: Float[Tensor, "b 1 x y z"], reconstruction: Tensor, mu: Tensor, sigma: Tensor, kl_weight: float = 1e-6,
              edge_weight: float = 0.0, weight: Tensor | None = None) -> dict[str, Tensor]:
     "Reconstruction, edge and Kullback–Leibler terms of a VAE, and their weighted sum under `loss`."
@@ -90,8 +91,8 @@ def vae_loss(x: Float[Tensor, "b 1 x y z"], reconstruction: Tensor, mu: Tensor, 
     terms["edge"] = sum((reconstruction.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3, 4)) if edge_weight else gap.new_zeros(())
     return terms | {"loss": terms["l1"] + edge_weight * terms["edge"] + kl_weight * terms["kl"]}
 
-# %% ../nbs/08_latents.ipynb #b35a950d
-SHIPPED = Path(__file__).parent / "weights" / "vae" if "__file__" in globals() else Path("ccella/weights/vae")
+# %% ../nbs/08_latents.ipynb #af434d09
+SHIPPED = Path(__file__).parent / "weights" / "vae" if "__file__" in globals() else Path("../ccella/weights/vae")
 WEIGHTS, SIZES = "model.safetensors", "config.json"
 
 
@@ -133,7 +134,7 @@ def load_vae(where: str | Path | None = "shipped", config: VaeConfig | None = No
     vae.net.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
     return vae.eval().requires_grad_(False).to(device)
 
-# %% ../nbs/08_latents.ipynb #a01475af
+# %% ../nbs/08_latents.ipynb #de4b5743
 @torch.no_grad()
 def encode_exam(vae: Vae, x: Float[Tensor, "s x y z"], tile: int | None = 32) -> tuple[Tensor, Tensor]:
     "Mean and spread (s*c, x/f, y/f, z/f) on the CPU in float32 of an exam's sequences, one sequence at a time."
@@ -150,7 +151,7 @@ def decode_exam(vae: Vae, z: Float[Tensor, "sc x y z"], tile: int | None = 32) -
         raise CcellaError(f"a latent of {z.shape[0]} channels is not a whole number of sequences of {c} channels")
     return torch.cat([vae.decode(one[None].to(device), tile)[0].float().cpu() for one in z.split(c)]).clamp(0, 1)
 
-# %% ../nbs/08_latents.ipynb #74c077e5
+# %% ../nbs/08_latents.ipynb #68c555c4
 class ScaleMeter:
     "Running mean and variance per sequence over any number of exams."
 
@@ -181,20 +182,12 @@ def latent_scale(mus: Iterable[Tensor], sigmas: Iterable[Tensor], sequences: int
         meter.update(mu, sigma)
     return meter.scale()
 
-# %% ../nbs/08_latents.ipynb #763e31c3
-def mask_on_grid(mask: np.ndarray, affine: np.ndarray, shape: Sequence[int], target: np.ndarray) -> np.ndarray:
-    "Nearest-neighbour value of `mask` (own `affine`) at each voxel of a grid of `shape` and affine `target`; 0 outside."
-    to_source = np.linalg.inv(affine) @ target
-    where = np.indices(shape).reshape(3, -1)
-    source = to_source[:3, :3] @ where + to_source[:3, 3:]
-    return map_coordinates(mask.astype(np.float32), source, order=0, mode="constant").reshape(shape)
-
-
+# %% ../nbs/08_latents.ipynb #5cbe7bf3
 def pool_mask(mask: np.ndarray | Tensor, factor: int) -> Bool[Tensor, "x y z"]:
     "True where a latent voxel holds any voxel of the mask."
     return F.max_pool3d((torch.as_tensor(np.asarray(mask)) > 0).float()[None, None], factor)[0, 0] > 0
 
-# %% ../nbs/08_latents.ipynb #2a05d860
+# %% ../nbs/08_latents.ipynb #76e880f7
 @dataclass(frozen=True)
 class LatentExam:
     "An exam's cached latent, unscaled, with masks on the latent grid."
@@ -202,7 +195,9 @@ class LatentExam:
     mu: Float[Tensor, "sc x y z"]
     sigma: Float[Tensor, "sc x y z"]
     spacing_mm: Float[Tensor, "3"]
-    regions: dict[str, Bool[Tensor, "x y z"]]
+    regions: dict[str, Bool[Tensor, "x y z"]] = field(default_factory=dict)
+    limits: dict[str, tuple[float, float]] = field(default_factory=dict)      # scanner units of 0 and 1, per sequence
+    centred: bool = False                                                     # no gland mask: the box is the image's middle
 
 
 class LatentCache:
@@ -223,10 +218,14 @@ class LatentCache:
 
     def stamp(self, exam_id: str) -> str | None:
         "What the cached file says of its sources; None where there is no whole file."
+        return self.notes(exam_id)["sources"] if self.path(exam_id).is_file() else None
+
+    def notes(self, exam_id: str) -> dict[str, str]:
+        "The text kept beside an exam's tensors. Raises CcellaError where it is not encoded."
         if not self.path(exam_id).is_file():
-            return None
+            raise CcellaError(f"exam {exam_id} has no latent in {self.folder}; run the encode stage on its cohort first")
         with safe_open(self.path(exam_id), "pt") as file:
-            return (file.metadata() or {}).get("sources")
+            return file.metadata()
 
     def write(self, latent: LatentExam, sources: str = "", dtype: torch.dtype = torch.float32) -> None:
         "Keep an exam's latent; values that are not finite are refused."
@@ -234,16 +233,24 @@ class LatentCache:
             raise CcellaError(f"exam {latent.exam_id}: the VAE gave values that are not finite; check its volumes with `ccella check`")
         tensors = {"mu": latent.mu.to(dtype), "sigma": latent.sigma.to(dtype), "spacing_mm": torch.as_tensor(latent.spacing_mm, dtype=torch.float32)}
         tensors |= {f"region.{k}": v for k, v in latent.regions.items()}
+        notes = {"exam_id": latent.exam_id, "sources": sources, "limits": json.dumps(latent.limits), "centred": json.dumps(latent.centred)}
         with atomic_path(self.path(latent.exam_id)) as path:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata={"exam_id": latent.exam_id, "sources": sources})
+            save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata=notes)
 
     def read(self, exam_id: str) -> LatentExam:
         "An exam's latent, float32."
-        if not self.path(exam_id).is_file():
-            raise CcellaError(f"exam {exam_id} has no latent in {self.folder}; run the encode stage on its cohort first")
+        notes = self.notes(exam_id)
         t = load_file(self.path(exam_id))
         regions = {k.removeprefix("region."): v for k, v in t.items() if k.startswith("region.")}
-        return LatentExam(exam_id, t["mu"].float(), t["sigma"].float(), t["spacing_mm"], regions)
+        limits = {k: tuple(v) for k, v in json.loads(notes["limits"]).items()}
+        return LatentExam(exam_id, t["mu"].float(), t["sigma"].float(), t["spacing_mm"], regions, limits, json.loads(notes["centred"]))
+
+    def limits(self, exam_ids: Iterable[str]) -> dict[str, tuple[float, float]]:
+        "Median scanner units of 0 and 1 per sequence over these exams (the training split): how synthetic exams are written."
+        each = [json.loads(self.notes(i)["limits"]) for i in exam_ids]
+        if not each:
+            raise CcellaError("limits of a cohort: found no exam, expected at least one in the training part")
+        return {s: tuple(np.median([e[s] for e in each], axis=0).tolist()) for s in self.sequences}
 
     def scale(self, exam_ids: Iterable[str]) -> Float[Tensor, "s"]:
         "Scale per sequence over these exams (the training split), kept in `scale.json` until the exams change."
@@ -258,32 +265,29 @@ class LatentCache:
             write_json(file, {"of": of, "exams": len(exam_ids), "scale": dict(zip(self.sequences, meter.scale().tolist()))})
         return torch.tensor([read_json(file)["scale"][s] for s in self.sequences])
 
-# %% ../nbs/08_latents.ipynb #05e9b64e
+# %% ../nbs/08_latents.ipynb #5f5eeed4
 def _sources(exam) -> str:
     files = [*exam.files.values(), exam.gland, exam.truth and Path(exam.truth) / "lesions.nii.gz"]
     stats = [(Path(f).name, Path(f).stat().st_size, Path(f).stat().st_mtime_ns) for f in files if f and Path(f).is_file()]
     return json.dumps(sorted(stats))
 
 
-def regions_of(exam, prepared, factor: int) -> dict[str, Bool[Tensor, "x y z"]]:
+def regions_of(exam, prepared: Prepared, factor: int) -> dict[str, Bool[Tensor, "x y z"]]:
     "Masks of gland and lesions on the latent grid, each where the cohort has it."
-    from ccella.layouts import read_volume
     masks = {} if prepared.gland is None else {"gland": pool_mask(prepared.gland, factor)}
-    lesions = Path(exam.truth) / "lesions.nii.gz" if exam.truth else None
-    if lesions and lesions.is_file():
-        volume = read_volume(lesions)
-        masks["lesion"] = pool_mask(mask_on_grid(volume.array, volume.affine, prepared.x.shape[1:], prepared.affine), factor)
+    if exam.truth and (Path(exam.truth) / "lesions.nii.gz").is_file():
+        lesions = read_truth(exam, "lesions")
+        masks["lesion"] = pool_mask(resample(lesions.array > 0, lesions.affine, prepared.x.shape[1:], prepared.affine, nearest=True)[0], factor)
     return masks
 
 
 def encode_cohort(cohort, vae: Vae, recipe: Recipe, root: str | Path, progress: bool = True, dtype: torch.dtype = torch.float32) -> LatentCache:
     "Encode every exam of a cohort that is not yet in the cache under `root`; the same call again continues."
-    from ccella.preprocess import prepare_exam
     cache = LatentCache(root, vae, recipe)
     todo = [exam for exam in cohort if cache.stamp(exam.exam_id) != _sources(exam)]
     for exam in tqdm(todo, desc="encode", disable=not progress):
         sources, prepared = _sources(exam), prepare_exam(exam, recipe)
         mu, sigma = encode_exam(vae, torch.as_tensor(prepared.x))
         spacing = torch.tensor(prepared.spacing_mm, dtype=torch.float32)
-        cache.write(LatentExam(exam.exam_id, mu, sigma, spacing, regions_of(exam, prepared, vae.factor)), sources, dtype)
+        cache.write(LatentExam(exam.exam_id, mu, sigma, spacing, regions_of(exam, prepared, vae.factor), prepared.limits, prepared.centred), sources, dtype)
     return cache
