@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ZONES', 'SIDES', 'LEVELS', 'APS', 'CAPSULES', 'AP_OF_ZONE', 'WORD_LIMITS', 'category', 'Finding',
-           'gland_dimensions_mm', 'Findings', 'write_report', 'place_facts']
+           'gland_dimensions_mm', 'Findings', 'write_report', 'place_facts', 'Sighting', 'Reading', 'read_report']
 
-# %% ../nbs/03_findings.ipynb #0304028c
+# %% ../nbs/03_findings.ipynb #70e9c0bb
 import dataclasses
 import math
 import random
@@ -17,7 +17,7 @@ from . import wordings as words
 from .core import CcellaError, seed_for
 from .wordings import HELD_OUT_READER, READERS, UNSCORED_READERS
 
-# %% ../nbs/03_findings.ipynb #03147a3b
+# %% ../nbs/03_findings.ipynb #20d44b8f
 ZONES = ("PZ", "TZ", "AFS", "CZ")
 SIDES = ("left", "right", "midline")
 LEVELS = ("base", "mid", "apex")
@@ -25,7 +25,7 @@ APS = ("anterior", "posterior", "posterolateral", "posteromedial")
 CAPSULES = ("none", "abuts", "bulge", "extension")
 AP_OF_ZONE = {"PZ": APS, "TZ": ("anterior", "posterior"), "AFS": ("anterior",), "CZ": ("posterior",)}
 
-# %% ../nbs/03_findings.ipynb #6f04acca
+# %% ../nbs/03_findings.ipynb #7f1d969a
 def category(zone: str, t2: int, dwi: int, dce_positive: bool = False) -> int:
     "Combine the scores (1–5) of a lesion into its PI-RADS v2.1 category; CZ follows the PZ's rule, AFS the TZ's."
     if zone in ("PZ", "CZ"):
@@ -34,7 +34,7 @@ def category(zone: str, t2: int, dwi: int, dce_positive: bool = False) -> int:
         return 3
     return 4 if t2 == 3 and dwi == 5 else t2
 
-# %% ../nbs/03_findings.ipynb #d925f47d
+# %% ../nbs/03_findings.ipynb #1fea2add
 def _require(holds: bool, what: str, found, expected: str) -> None:
     "Raise a one-line error unless `holds`."
     if not holds:
@@ -50,7 +50,7 @@ def _require_between(what: str, value, low: float, high: float, unit: str = "") 
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     _require(number and low <= value <= high, what, value, f"{low:g} to {high:g} {unit}".rstrip())
 
-# %% ../nbs/03_findings.ipynb #a650c3dc
+# %% ../nbs/03_findings.ipynb #67132b68
 @dataclass(frozen=True)
 class Finding:
     "One lesion: where it is, how large, how it scores, and (never reported) its histology."
@@ -97,13 +97,13 @@ class Finding:
         "Sort key of PI-RADS v2.1: highest category, then extraprostatic extension, then size."
         return self.pirads, self.capsule == "extension", self.size_mm
 
-# %% ../nbs/03_findings.ipynb #b4578597
+# %% ../nbs/03_findings.ipynb #1e1ffc30
 def gland_dimensions_mm(volume_ml: float) -> tuple[float, float, float]:
     "Return (LR, AP, SI) of the ellipsoid of that volume with the public cohort's proportions (53.5 : 43 : 47)."
     scale = (volume_ml * 1000 / (math.pi / 6 * 53.5 * 43 * 47)) ** (1 / 3)
     return tuple(round(side * scale, 1) for side in (53.5, 43.0, 47.0))
 
-# %% ../nbs/03_findings.ipynb #0e495066
+# %% ../nbs/03_findings.ipynb #fe219036
 @dataclass(frozen=True)
 class Findings:
     "The truth of an exam that its report speaks of; `lesions` has the index lesion first."
@@ -192,7 +192,7 @@ def _build(cls, plain: dict, what: str):
     _require(not missing, f"{what} keys missing", missing, "all of them")
     return cls(**plain)
 
-# %% ../nbs/03_findings.ipynb #087bc698
+# %% ../nbs/03_findings.ipynb #ad1a7f0b
 WORD_LIMITS = (90, 430)
 
 
@@ -213,7 +213,7 @@ def write_report(findings: Findings, reader: str, seed: int) -> str:
         chat = min(1.0, chat + 0.1) if count < WORD_LIMITS[0] else max(0.0, chat - 0.1)
     raise CcellaError(f"reader {reader!r} found no wording of {WORD_LIMITS[0]} to {WORD_LIMITS[1]} words for these findings")
 
-# %% ../nbs/03_findings.ipynb #d29b37c4
+# %% ../nbs/03_findings.ipynb #07777a3e
 _SIDE_WORDS = {"right": {"on_side": "on the right", "sided": "right-sided", "side_of_the": "right side of the"}, "left": {"on_side": "on the left", "sided": "left-sided", "side_of_the": "left side of the"},
                "midline": {"on_side": "in the midline", "sided": "midline", "side_of_the": "midline of the"}}
 _LEVEL_WORDS = {"base": {"lev": "basal", "level": "base", "at_level": "at the base"}, "mid": {"lev": "mid-gland", "level": "mid-gland", "at_level": "at mid-gland level"}, "apex": {"lev": "apical", "level": "apex", "at_level": "at the apex"}}
@@ -223,7 +223,7 @@ _ASPECT = {"anterior": "anteriorly", "posterior": "posteriorly", "posterolateral
 _RANKS = ("Index", "Second", "Third", "Fourth")
 _CAPSULE_ORDER = {name: i for i, name in enumerate(CAPSULES)}
 _AMERICAN = {"haemorrhage": "hemorrhage", "Haemorrhage": "Hemorrhage", "tumour": "tumor", "Tumour": "Tumor", "artefact": "artifact", "visualised": "visualized"}
-_BULLET_LABEL = {"comparison": "Prior MRI: ", "haemorrhage": "T1 haemorrhage: ", "tz": "TZ: ", "pz": "PZ: ", "stroma": "CZ/AFS: ", "epe": "EPE/NVB: ", "seminal": "SV: ", "nodes": "LN: ", "bones": "Bones: ", "bladder": "Bladder/rectum: ", "other": "Other: "}
+_BULLET_LABEL = {"comparison": "Comparison: ", "haemorrhage": "T1 haemorrhage: ", "tz": "TZ: ", "pz": "PZ: ", "stroma": "CZ/AFS: ", "epe": "EPE/NVB: ", "seminal": "SV: ", "nodes": "LN: ", "bones": "Bones: ", "bladder": "Bladder/rectum: ", "other": "Other: "}
 
 
 def place_facts(lesion: Finding, terse: bool = False) -> dict[str, str]:
@@ -233,14 +233,14 @@ def place_facts(lesion: Finding, terse: bool = False) -> dict[str, str]:
     level = _LEVEL_WORDS[lesion.level]
     facts = {"side": side, "zone": _ZONE_NAMES[lesion.zone], "z": lesion.zone, "ap": full_ap, "aspect": _ASPECT[full_ap] if full_ap else "", "S": short}
     facts |= _SIDE_WORDS[side] | level
-    facts["Sz"] = f"{short}{lesion.zone}" if len(short) == 1 else f"{short} {lesion.zone}"
+    facts["Sz"] = f"{short}{lesion.zone}" if len(short) == 1 and lesion.zone != "AFS" else f"{short} {lesion.zone}"
     facts["Z"] = lesion.zone + (_AP_SHORT[full_ap] if full_ap else "")
     facts["side_level"] = f"{level['level']} in the midline" if side == "midline" else f"{side} {level['level']}"
     if terse:
         facts["level"] = lesion.level
     return facts
 
-# %% ../nbs/03_findings.ipynb #1cbc1ce7
+# %% ../nbs/03_findings.ipynb #062fb98a
 class _Scribe:
     "Says one exam in one reader's style."
 
@@ -274,7 +274,7 @@ class _Scribe:
         "Write a side in full or by its letter."
         return side[0].upper() if self.style.short_sides else side
 
-# %% ../nbs/03_findings.ipynb #47a39fd6
+# %% ../nbs/03_findings.ipynb #00509de7
 def _exam_facts(self) -> dict[str, str]:
     "Name everything of the exam that is not a lesion's own."
     f, rng = self.findings, self.rng
@@ -298,7 +298,7 @@ def _exam_facts(self) -> dict[str, str]:
 
 _Scribe._exam_facts = _exam_facts
 
-# %% ../nbs/03_findings.ipynb #8746eab4
+# %% ../nbs/03_findings.ipynb #4117b375
 def _background(self, section: str, **_) -> str:
     "Sections that need no more than the exam's facts."
     f = self.findings
@@ -320,8 +320,8 @@ def _opening(self, section: str, alone: bool) -> str:
 
 def _pointer(self, section: str) -> str:
     "Say where the lesions are described, seen from `section`."
-    lesions = next(i for i, name in enumerate(self.order) if name.startswith("lesions"))
-    return "above" if lesions < self.order.index(section) else "below"
+    later = self.order[self.order.index(section):]
+    return "below" if any(name.startswith("lesions") for name in later) else "above"
 
 
 def _pz(self, **_) -> str:
@@ -352,7 +352,7 @@ def _stroma(self, **_) -> str:
 for _method in (_background, _opening, _pointer, _pz, _tz, _stroma):
     setattr(_Scribe, _method.__name__, _method)
 
-# %% ../nbs/03_findings.ipynb #4b054e9b
+# %% ../nbs/03_findings.ipynb #660d6a07
 def _lesion_facts(self, k: int) -> dict[str, str]:
     "Name everything of lesion `k` (0: index); alternatives are drawn later, at each use."
     lesion, style = self.findings.lesions[k], self.style
@@ -373,7 +373,8 @@ def _lesion(self, k: int) -> str:
     enhances = lesion.dce_positive or lesion.dwi >= 4
     facts["dce"] = self.say(words.DCE[enhances]) if self.contrast and lesion.zone in ("PZ", "CZ") else ""
     facts["capsule"] = self.say(words.CAPSULE[lesion.capsule])
-    return words.expand(self.rng.choice(self.style.lesion), self.rng, self.facts | facts, self.chat)
+    brief = k > 0 and self.chat < 0.1
+    return words.expand(self.style.brief if brief else self.rng.choice(self.style.lesion), self.rng, self.facts | facts, self.chat)
 
 
 def _lesions(self, section: str, **_) -> str:
@@ -407,7 +408,7 @@ def _advice(self) -> str:
 for _method in (_lesion_facts, _lesion, _lesions, _impression, _advice):
     setattr(_Scribe, _method.__name__, _method)
 
-# %% ../nbs/03_findings.ipynb #aa62488d
+# %% ../nbs/03_findings.ipynb #fb6d211f
 def _section(self, section: str, alone: bool) -> str | list[str]:
     "Say one section."
     if section.startswith("lesions"):
@@ -427,7 +428,7 @@ def _block(self, heading: str, sections: tuple[str, ...]) -> list[str]:
             lines += [" ".join(said)] if not style.numbering else [style.numbering.format(k=i) + words.tidy(item) for i, item in enumerate(said, 1)]
         elif bullets:
             label = _BULLET_LABEL.get(section, "") if len(sections) > 1 else ""
-            lines += ["- " + words.tidy(label + line) for line in said.split("\n")]
+            lines += ["- " + label + words.tidy(line) for line in said.split("\n")]
         elif section.startswith("lesions") or not lines:
             lines += said.split("\n")
         else:
@@ -455,3 +456,83 @@ def _report(self) -> str:
 for _method in (_section, _block, _report):
     setattr(_Scribe, _method.__name__, _method)
 _Scribe.report = _report
+
+# %% ../nbs/03_findings.ipynb #e28c8f6d
+@dataclass(frozen=True)
+class Sighting:
+    "A lesion as a report states it; what it leaves open is None."
+    zone: str
+    side: str
+    level: str
+    ap: str | None
+    size_mm: float | None
+    pirads: int | None
+    suspicious: bool
+
+
+@dataclass(frozen=True)
+class Reading:
+    "What a report says: overall category (None where it gives no scores), suspicion (None where it says neither), lesions, index first."
+    pirads: int | None
+    suspicious: bool | None
+    lesions: tuple[Sighting, ...]
+
+    @property
+    def index(self) -> Sighting | None:
+        "The index lesion as stated."
+        return self.lesions[0] if self.lesions else None
+
+# %% ../nbs/03_findings.ipynb #b9f01262
+_ZONE_WORDS = {"AFS": r"anterior (?:fibromuscular )?stroma|AFM?S\b", "PZ": r"peripheral zone|\b[RL]?PZ(?:pl|pm|a|p)?\b", "TZ": r"transition(?:al)? zone|\b[RL]?TZ[ap]?\b", "CZ": r"central zone|\b[RL]?CZ\b"}
+_SIDE_PATTERNS = {"left": r"(?i:\bleft\b)|\bL(?=\b(?!\d)|[PTC]Z)", "right": r"(?i:\bright\b)|\bR(?=\b(?!\d)|[PTC]Z)", "midline": r"(?i:\bmidline\b)"}
+_LEVEL_PATTERNS = {"base": r"\b(?:base|basal)\b", "mid": r"\bmid(?:-?gland|-third)?\b|\bmiddle third\b", "apex": r"\b(?:apex|apical)\b"}
+_AP_PATTERNS = {"posterolateral": r"posterolateral|\wZpl\b", "posteromedial": r"posteromedial|\wZpm\b", "anterior": r"anterior|\wZa\b", "posterior": r"posterior|\wZp\b"}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(?: ?[x×] ?\d+(?:\.\d+)?)* ?(mm|cm)\b(?![2²/])")
+_CATEGORY = re.compile(r"PI-?RADS(?: v(?:ersion )?2(?:\.\d)?)?[^\d\n.]{0,30}([1-5])(?!\d|\.\d)", re.IGNORECASE)
+_IMPRESSION = re.compile(r"^(?:impression|imp|conclusion|opinion|assessment|summary|in summary|in conclusion|to summari[sz]e)\b", re.IGNORECASE | re.MULTILINE)
+_SUSPICION = re.compile(r"\b(?:equivocal|indeterminate|suspicious)\b", re.IGNORECASE)
+_DENIED = re.compile(r"\b(?:no|not|without|nor|nothing|nowhere)\b[^.\n]*", re.IGNORECASE)
+
+
+def _only(patterns: dict[str, str], text: str, flags: int = 0) -> str | None:
+    "Return the one name whose pattern occurs; the first listed where the text names several."
+    return next((name for name, pattern in patterns.items() if re.search(pattern, text, flags)), None)
+
+
+def _place(unit: str) -> tuple[str, str, str, str | None] | None:
+    "Read (zone, side, level, ap) where one sentence names the first three."
+    zone = _only(_ZONE_WORDS, unit, re.IGNORECASE)
+    side, level = _only(_SIDE_PATTERNS, unit), _only(_LEVEL_PATTERNS, unit, re.IGNORECASE)
+    if not (zone and side and level):
+        return None
+    return zone, side, level, AP_OF_ZONE[zone][0] if len(AP_OF_ZONE[zone]) == 1 else _only(_AP_PATTERNS, unit, re.IGNORECASE)
+
+# %% ../nbs/03_findings.ipynb #ce4ccfa3
+def _sightings(text: str) -> list[Sighting]:
+    "Read the lesions of a text in its order."
+    units = [u for line in text.splitlines() for u in re.split(r"(?<=[.;])\s+(?=[A-Z(])", line) if u.strip()]
+    starts = [i for i, unit in enumerate(units) if _place(unit)]
+    found = []
+    for start, end in zip(starts, starts[1:] + [len(units)]):
+        block = " . ".join(units[start:end])
+        size, stated = _SIZE.search(block), _CATEGORY.search(block)
+        zone, side, level, ap = _place(units[start])
+        pirads = int(stated[1]) if stated else None
+        mm = None if not size else round(float(size[1]) * (10 if size[2] == "cm" else 1), 1)
+        suspicious = pirads >= 3 if stated else bool(_SUSPICION.search(_DENIED.sub("", block)))
+        found.append(Sighting(zone, side, level, ap, mm, pirads, suspicious))
+    return found
+
+
+def read_report(text: str) -> Reading:
+    "Recover the overall category, the suspicion and the lesions from a report in any wording of ours."
+    marks = list(_IMPRESSION.finditer(text))
+    body, impression = (text[:marks[-1].start()], text[marks[-1].start():]) if marks else (text, text)
+    order = [(x.zone, x.side, x.level, x.ap) for x in _sightings(impression)]
+    lesions = _sightings(body) or _sightings(impression)
+    lesions.sort(key=lambda x: order.index(key) if (key := (x.zone, x.side, x.level, x.ap)) in order else len(order))
+    categories = [int(c) for c in _CATEGORY.findall(impression)]
+    pirads = max(categories, default=None)
+    if pirads is not None or lesions:
+        return Reading(pirads, pirads >= 3 if pirads is not None else any(x.suspicious for x in lesions), tuple(lesions))
+    return Reading(None, None if not text.strip() else bool(_SUSPICION.search(_DENIED.sub("", impression))), ())

@@ -9,12 +9,12 @@ __all__ = ['FALLBACK', 'INDICATION', 'BIOPSY', 'COMPARISON', 'TECHNIQUE', 'CONTR
            'IMPRESSION_LESION', 'NO_LESION', 'NEGATIVE', 'OVERALL', 'SPREAD', 'GLAND', 'ADVICE', 'SECTIONS',
            'HELD_OUT_READER', 'READERS', 'UNSCORED_READERS', 'expand', 'tidy', 'Reader', 'style_of']
 
-# %% ../nbs/03_wordings.ipynb #453bac06
+# %% ../nbs/03_wordings.ipynb #17ed0311
 import random
 import re
 from collections.abc import Mapping
 
-# %% ../nbs/03_wordings.ipynb #1efc1913
+# %% ../nbs/03_wordings.ipynb #27cf41bc
 def expand(template: str, rng: random.Random, facts: Mapping[str, str], chat: float = 0.5) -> str:
     "Fill in the facts of `template` and draw its alternatives; `chat` is the chance of each optional part."
     while "<" in template:
@@ -28,7 +28,7 @@ def expand(template: str, rng: random.Random, facts: Mapping[str, str], chat: fl
         template = template[:found.start()] + drawn + template[found.end():]
     return template
 
-# %% ../nbs/03_wordings.ipynb #a818451d
+# %% ../nbs/03_wordings.ipynb #df81b6f7
 def tidy(line: str) -> str:
     "Settle articles, spaces, stops and capitals of one line."
     line = re.sub(r"\b([Aa])\(n\) (?=(\S+))", lambda m: m[1] + ("n " if _takes_an(m[2]) else " "), line)
@@ -44,10 +44,10 @@ def _takes_an(word: str) -> bool:
         return True
     return bool(re.match(r"8(?!\d\d)|11(?![\d.])|18(?![\d.])|[aeio]|u(?!ni)", word, re.IGNORECASE))
 
-# %% ../nbs/03_wordings.ipynb #67c8bcd7
+# %% ../nbs/03_wordings.ipynb #a0fb69e6
 FALLBACK = {"flowing": "formal", "terse": "formal", "old": "flowing", "visitor": "formal"}
 
-# %% ../nbs/03_wordings.ipynb #7ca0359e
+# %% ../nbs/03_wordings.ipynb #19c65b44
 INDICATION = {
     "formal": ["<age>-year-old {man|male|male patient} with {<psa_word> PSA of <psa> ng/mL|<psa_word> PSA (<psa> ng/mL)}. <biopsy>",
                "<psa_long> PSA (<psa> ng/mL) in a(n) <age>-year-old {man|patient}. <biopsy> [Evaluate for clinically significant {prostate cancer|malignancy}.]",
@@ -56,7 +56,7 @@ INDICATION = {
                 "MRI was requested {because of|for} a(n) <psa_word> PSA (<psa> ng/mL) in this <age>-year-old {man|gentleman}. <biopsy>",
                 "{Referred|Sent} by {urology|the urologist|his urologist} at the age of <age> with a PSA of <psa> ng/mL. <biopsy>"],
     "terse": ["<age> y, PSA <psa>[ ng/mL]. <biopsy>", "PSA <psa> ng/mL, age <age>. <biopsy>", "<psa_word> PSA (<psa>), <age> years. <biopsy>", "M, <age>. PSA <psa> ng/mL. <biopsy>"],
-    "old": ["<psa_word> PSA, <psa> ng/mL. Age <age>. <biopsy>", "PSA <psa> ng/mL in a <age> year old {man|male}. <biopsy> [{Please exclude|Query} {tumour|carcinoma}.]",
+    "old": ["<psa_word> PSA, <psa> ng/mL. Age <age>. <biopsy>", "PSA <psa> ng/mL in a(n) <age> year old {man|male}. <biopsy> [{Please exclude|Query} {tumour|carcinoma}.]",
             "<age> year old {man|male patient}, PSA <psa>. <biopsy>"],
     "visitor": ["{Gentleman|Man} aged <age> with a PSA {level of|of} <psa> ng/mL. <biopsy>", "Aged <age>. PSA currently <psa> ng/mL. <biopsy> [{Is there|Any} significant disease?]",
                 "PSA <psa> ng/mL at <age> years of age. <biopsy>"],
@@ -81,7 +81,7 @@ COMPARISON = {
     "visitor": ["{Nothing|No earlier scan} to compare with.", "First MRI {here|at this hospital}.", "Earlier scans: none."],
 }
 
-# %% ../nbs/03_wordings.ipynb #49fba49b
+# %% ../nbs/03_wordings.ipynb #3c88ddf7
 TECHNIQUE = {
     "formal": ["{Multiplanar|Triplanar|High-resolution multiplanar} T2-weighted {imaging|images}, axial T1-weighted imaging and diffusion-weighted imaging (<bvalues>) with ADC map at <field> T[ using a {pelvic|body} phased-array coil][, without endorectal coil]. <contrast> <quality>",
                "<protocol> MRI of the prostate at <field> Tesla[ {with|using} a phased-array surface coil]. Sequences: T2-weighted in {three planes|the axial, sagittal and coronal planes}, DWI with <bvalues>, ADC map. <contrast> <quality>",
@@ -104,12 +104,12 @@ QUALITY = {
     "adequate": {"formal": ["Image quality is {adequate|acceptable|diagnostic}[ with mild {motion|susceptibility} artefact].", "{Adequate|Acceptable} {image|diagnostic} quality[; {mild motion artefact|slight distortion from rectal gas}]."],
                  "flowing": ["Image quality was {adequate|sufficient}{|, with some motion|, with slight distortion of the diffusion images}."], "terse": ["Quality adequate.", "IQ: acceptable[, mild motion].", "Adequate[; some motion]."],
                  "visitor": ["Quality is {reasonable|sufficient}[ despite some movement]."]},
-    "poor": {"formal": ["Image quality is {limited|poor|reduced} {by|because of} {motion|rectal gas|susceptibility artefact|motion and rectal gas}.", "{Limited|Reduced} {image|diagnostic} quality due to {motion artefact|susceptibility artefact from rectal gas}."],
+    "poor": {"formal": ["Image quality is {limited|reduced|degraded} by {motion|rectal gas|susceptibility artefact|motion and rectal gas}.", "{Limited|Reduced} {image|diagnostic} quality due to {motion artefact|susceptibility artefact from rectal gas}."],
              "flowing": ["The diffusion images are {degraded|compromised} by {rectal gas|motion}, which limits {the assessment|interpretation}."], "terse": ["Quality limited ({motion|rectal gas}).", "IQ: poor, {motion|gas} artefact."],
              "visitor": ["The scan is {spoilt|degraded} by {movement|bowel gas}, so sensitivity is reduced."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #2e7f7e5c
+# %% ../nbs/03_wordings.ipynb #47dbcc04
 SIZE = {
     "formal": ["The {prostate|gland|prostate gland} measures <dims>[ (transverse x AP x craniocaudal)], {with an estimated volume of|for a(n) calculated volume of|corresponding to a volume of} <volume> mL. PSA density {is |}<psad> ng/mL{2|/mL}.",
                "Prostate {size|dimensions}: <dims>. {Estimated |Calculated |}volume {is |}<volume> mL[ ({ellipsoid formula|by ellipsoid formula})]. {The |}PSA density is <psad> ng/mL/mL.",
@@ -127,10 +127,10 @@ HAEMORRHAGE = {
            "terse": ["Present, <bleed> PZ (post biopsy).", "T1 bright blood <bleed> PZ.", "Yes, <bleed> PZ."],
            "visitor": ["Blood products {from the biopsy are seen|remain} on the <bleed>."]},
     False: {"formal": ["No {post-biopsy |intraprostatic |}haemorrhage.", "No T1 hyperintensity to suggest haemorrhage.", "No evidence of haemorrhage."], "flowing": ["There is no {sign of |}haemorrhage{| on the T1-weighted images}."],
-            "terse": ["None.", "No haemorrhage.", "Absent."], "visitor": ["No blood {products are seen|products}."]},
+            "terse": ["None.", "Absent.", "No."], "visitor": ["No blood {products are seen|products}."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #0d75335b
+# %% ../nbs/03_wordings.ipynb #d467be02
 PZ_BACKGROUND = {
     "normal": {"formal": ["{Homogeneous|Normal} high T2 signal {in|throughout} the peripheral zone.", "The peripheral zone {shows|has} {normal|uniform} high T2 signal."],
                "flowing": ["The peripheral zone is {bright|of normal high signal} on T2{| and well preserved}."], "terse": ["{Normal|Uniform} high T2 signal.", "T2 bright."], "visitor": ["The peripheral zone is {normally bright|uniformly bright} on T2."]},
@@ -150,12 +150,12 @@ PZ_FOCAL = {
              "flowing": ["No focal {lesion|abnormality} {is seen|can be seen} there.", "Neither side shows restricted diffusion.", "There is no focal diffusion restriction on {either|the right or left} side."],
              "terse": ["No focal lesion.", "No focal DWI abnormality <r> or <l>.", "No restricted diffusion.", "DWI negative <r> and <l>."],
              "visitor": ["Nothing focal {on diffusion|is seen on either side}.", "No area of {abnormal|restricted} diffusion {on the right or left|in it}."]},
-    "one_side": {"formal": ["{Focal lesion|Focal abnormality} as {described|detailed} <pointer>. [No {restricted diffusion|focal lesion} in the <other> peripheral zone.]", "[The <other> peripheral zone is {unremarkable|free of focal lesions}.] For the focal {abnormality|finding} see <pointer>."],
-                 "flowing": ["Its focal {finding|abnormality} is described <pointer>{|; the <other> side is {clear|free of focal lesions|unremarkable}}."],
-                 "terse": ["Lesion see <pointer>. [No restricted diffusion <o> PZ.]", "Focal lesion, see <pointer>[; <o> PZ clear]."],
-                 "visitor": ["[The <other> side is clear.] The focal {change|abnormality} is described <pointer>."]},
-    "both": {"formal": ["{Focal lesions|Focal findings} as {described|detailed} <pointer>.", "For the focal lesions see <pointer>."], "flowing": ["Its focal findings are described <pointer>."], "terse": ["Lesions see <pointer>."], "visitor": ["The focal changes are described <pointer>."]},
-    "midline": {"formal": ["{Focal abnormality|Focal finding} as described <pointer>."], "flowing": ["Its focal finding is described <pointer>."], "terse": ["Lesion see <pointer>."], "visitor": ["The focal change is described <pointer>."]},
+    "one_side": {"formal": ["{Focal lesion|Focal abnormality} as {described|detailed} <pointer>. [No {restricted diffusion|focal lesion} in the <other> peripheral zone.]", "[The <other> peripheral zone is free of focal {lesions|abnormality}.] For the focal {abnormality|finding} see <pointer>."],
+                 "flowing": ["{A|One} focal {finding|abnormality} {there |}is described <pointer>{|; the <other> side is free of {focal lesions|restricted diffusion}}."],
+                 "terse": ["Lesion see <pointer>. [No restricted diffusion <o> PZ.]", "Focal lesion, see <pointer>[; none in the <o> PZ]."],
+                 "visitor": ["[Nothing focal on the <other>.] The focal {change|abnormality} is described <pointer>."]},
+    "both": {"formal": ["{Focal lesions|Focal findings} as {described|detailed} <pointer>.", "For the focal lesions see <pointer>."], "flowing": ["The focal findings {there |in it |}are described <pointer>."], "terse": ["Lesions see <pointer>."], "visitor": ["The focal changes are described <pointer>."]},
+    "midline": {"formal": ["{Focal abnormality|Focal finding} as described <pointer>."], "flowing": ["{A|One} focal finding {near|in} the midline is described <pointer>."], "terse": ["Lesion see <pointer>."], "visitor": ["The focal change is described <pointer>."]},
 }
 BPH = {
     "none": {"formal": ["{No significant|No} {nodular hyperplasia|BPH}{| of the transition zone}.", "The transition zone {is unremarkable in size|shows no relevant hyperplasia}."], "flowing": ["{There is no|No} relevant {hyperplasia|nodularity} of the transition zone{| is present}."],
@@ -168,22 +168,22 @@ BPH = {
                "terse": ["Marked BPH[, multiple encapsulated nodules].", "BPH marked."], "visitor": ["There is {marked|considerable} benign enlargement with many nodules."]},
 }
 TZ_FOCAL = {
-    "none": {"formal": ["No {suspicious |}focal lesion{| in the transition zone}.", "No {lenticular|homogeneous} or {ill-defined|non-circumscribed} {T2-dark |}focus.", "No focal {lesion|abnormality} {is identified|is seen} in the transition zone."], "flowing": ["It contains no {suspicious focus|lesion of concern}.", "No {focal|separate} lesion is seen within it."],
+    "none": {"formal": ["No {suspicious |}focal lesion{| in the transition zone}.", "No {lenticular|homogeneous} or {ill-defined|non-circumscribed} {T2-dark |}focus.", "No suspicious focus on the {right or the left|left or the right}.", "No focal {lesion|abnormality} {is identified|is seen} in the transition zone."], "flowing": ["It contains no {suspicious focus|lesion of concern}.", "No {focal|separate} lesion is seen within it."],
              "terse": ["No focal lesion.", "No suspicious focus."], "visitor": ["Nothing focal {is seen there|of concern there}."]},
-    "some": {"formal": ["{Focal lesion|Focal finding} as {described|detailed} <pointer>.", "See <pointer> for the focal {abnormality|finding}."], "flowing": ["Its focal finding is described <pointer>."], "terse": ["Lesion see <pointer>.", "Focal lesion, see <pointer>."], "visitor": ["The focal change there is described <pointer>."]},
-    "several": {"formal": ["{Focal lesions|Focal findings} as described <pointer>."], "flowing": ["Its focal findings are described <pointer>."], "terse": ["Lesions see <pointer>."], "visitor": ["The focal changes there are described <pointer>."]},
+    "some": {"formal": ["{Focal lesion|Focal finding} as {described|detailed} <pointer>.", "See <pointer> for the focal {abnormality|finding}."], "flowing": ["{A|One} focal finding {in it |there |}is described <pointer>."], "terse": ["Lesion see <pointer>.", "Focal lesion, see <pointer>."], "visitor": ["The focal change there is described <pointer>."]},
+    "several": {"formal": ["{Focal lesions|Focal findings} as described <pointer>."], "flowing": ["The focal findings {in it |there |}are described <pointer>."], "terse": ["Lesions see <pointer>."], "visitor": ["The focal changes there are described <pointer>."]},
 }
 STROMA = {
     "none": {"formal": ["{The central zone and anterior fibromuscular stroma are {unremarkable|normal and symmetric}.|Central zone symmetric. Anterior fibromuscular stroma of normal {low signal|thickness}.}"], "flowing": ["{Central zone and anterior stroma are|The central zone and the anterior fibromuscular stroma are} {unremarkable|symmetric|normal}."],
              "terse": ["{Unremarkable|Normal|Symmetric}.", "CZ symmetric, AFS normal."], "visitor": ["The central zone and the anterior stroma look normal."]},
-    "AFS": {"formal": ["The central zone is {symmetric|unremarkable}. Anterior {fibromuscular |}stroma: see <pointer>."], "terse": ["CZ normal. AFS see <pointer>."], "visitor": ["Central zone normal; for the anterior stroma see <pointer>."]},
-    "CZ": {"formal": ["The anterior fibromuscular stroma is {normal|unremarkable}. Central zone: see <pointer>."], "terse": ["AFS normal. CZ see <pointer>."], "visitor": ["Anterior stroma normal; for the central zone see <pointer>."]},
+    "AFS": {"formal": ["The central zone is {symmetric|unremarkable}. Anterior {fibromuscular |}stroma: see <pointer>."], "flowing": ["The central zone is normal; for the anterior fibromuscular stroma see <pointer>."], "terse": ["CZ normal. AFS see <pointer>."], "visitor": ["Central zone normal; for the anterior stroma see <pointer>."]},
+    "CZ": {"formal": ["The anterior fibromuscular stroma is {normal|unremarkable}. Central zone: see <pointer>."], "flowing": ["The anterior stroma is normal; for the central zone see <pointer>."], "terse": ["AFS normal. CZ see <pointer>."], "visitor": ["Anterior stroma normal; for the central zone see <pointer>."]},
     "both": {"formal": ["Central zone and anterior {fibromuscular |}stroma: see <pointer>."], "terse": ["See <pointer>."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #cbc41549
+# %% ../nbs/03_wordings.ipynb #8dd54609
 T2_LOOK = {
-    "PZ": {1: ["{barely visible|without a clear correlate|inconspicuous}"], 2: ["{mildly|slightly} hypointense and {wedge-shaped|linear}", "wedge-shaped{,| and} {mildly|slightly} hypointense"],
+    "PZ": {1: ["{barely visible|inconspicuous}"], 2: ["{mildly|slightly} hypointense and {wedge-shaped|linear}", "wedge-shaped{,| and} {mildly|slightly} hypointense"],
            3: ["heterogeneous with {indistinct|ill-defined} margins", "{moderately hypointense|rounded, moderately hypointense} but not circumscribed"],
            4: ["{circumscribed|well circumscribed|well defined}, homogeneous and moderately hypointense", "homogeneously {hypointense|dark} and {circumscribed|focal}"],
            5: ["{circumscribed|mass-like}, homogeneous and {markedly|clearly} hypointense", "homogeneously {hypointense|dark} and {mass-like|bulky}"]},
@@ -207,7 +207,7 @@ CAPSULE = {
     "extension": {"formal": ["{There is|Findings indicate} {definite |clear |}{extraprostatic extension|extension through the capsule}.", "The capsule is {breached|interrupted} with {extraprostatic extension|extension into the {periprostatic |}fat}."], "terse": ["EPE present.", "EPE +.", "Definite EPE."], "visitor": ["It {breaks|goes} through the capsule (extraprostatic extension)."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #8b8a38ef
+# %% ../nbs/03_wordings.ipynb #450be96b
 EPE = {
     "none": {"formal": ["No {evidence of |}extraprostatic extension. {The neurovascular bundles are {preserved|symmetric|unremarkable}.|Neurovascular bundles intact.}", "{Capsule intact|The capsule is {intact|smooth}}. {Neurovascular bundles {preserved|unremarkable}.|The neurovascular bundles are symmetric.}"],
              "flowing": ["The capsule is {intact|smooth} and the neurovascular bundles are {preserved|symmetric}."], "terse": ["None. NVB {intact|free}.", "No EPE, NVB {preserved|intact}."], "visitor": ["The capsule and the nerve bundles are {intact|normal}."]},
@@ -220,7 +220,7 @@ EPE = {
 }
 SEMINAL = {
     False: {"formal": ["{Seminal vesicles|The seminal vesicles are} {normal|unremarkable|symmetric without invasion}.", "No seminal vesicle invasion."], "flowing": ["{Both seminal|The seminal} vesicles are {normal|free|unremarkable}."], "terse": ["Normal.", "Unremarkable.", "Free.", "No invasion."], "visitor": ["{Both |The }seminal vesicles {are|look} normal."]},
-    True: {"formal": ["{Invasion of|Low T2 signal and restricted diffusion in} the <sv_side> seminal vesicle{s| base}{|, consistent with invasion|, in keeping with tumour}.", "Seminal vesicle invasion {on the <sv_side>|(<sv_side>)}."], "flowing": ["The <sv_side> seminal vesicle is {invaded|infiltrated}."],
+    True: {"formal": ["{Invasion of the <sv_side> seminal vesicle|Low T2 signal and restricted diffusion {in|at the base of} the <sv_side> seminal vesicle, {consistent with invasion|in keeping with tumour invasion}}.", "Seminal vesicle invasion {on the <sv_side>|(<sv_side>)}."], "flowing": ["The <sv_side> seminal vesicle is {invaded|infiltrated}."],
            "terse": ["Invasion <sv_s>.", "SVI <sv_s>.", "Invaded, <sv_s>."], "visitor": ["Tumour {grows|has spread} into the <sv_side> seminal vesicle."]},
 }
 NODES = {
@@ -229,7 +229,7 @@ NODES = {
            "terse": ["<node_side> {obturator|ext iliac} LN <node_mm>, suspicious.", "Suspicious <node_side> pelvic LN, <node_mm>."], "visitor": ["An abnormal lymph node is present along the <node_side> {pelvic wall|iliac vessels} (<node_mm>)."]},
 }
 BLADDER = {
-    "formal": ["{Urinary bladder|The urinary bladder} and rectum {are |}unremarkable.", "{Bladder|Urinary bladder} {partially filled, unremarkable|unremarkable|without focal wall lesion}. {Rectum unremarkable.|Rectum {free|normal}.}", "{Mild trabeculation of the bladder wall|Mildly thickened bladder wall, likely from outlet obstruction}. Rectum unremarkable.", "Normal bladder. {Some gas in the rectum|Rectum normal}."],
+    "formal": ["{Urinary bladder|Bladder} and rectum unremarkable.", "The {urinary bladder|bladder} and rectum are {unremarkable|normal}.", "{Bladder|Urinary bladder} {partially filled, unremarkable|unremarkable|without focal wall lesion}. {Rectum unremarkable.|Rectum {free|normal}.}", "{Mild trabeculation of the bladder wall|Mildly thickened bladder wall, likely from outlet obstruction}. Rectum unremarkable.", "Normal bladder. {Some gas in the rectum|Rectum normal}."],
     "flowing": ["The bladder and the rectum are {unremarkable|normal}.", "The bladder is {only partly|well} filled and normal, {as is the rectum|and the rectum is unremarkable}.", "The bladder wall is {slightly|mildly} trabeculated; the rectum is normal."],
     "terse": ["{Normal|Unremarkable}.", "Bladder trabeculated, rectum normal.", "Bladder neg. Rectum neg."], "visitor": ["The bladder and bowel {are|look} normal.", "Normal bladder; normal rectum."],
 }
@@ -244,14 +244,14 @@ OTHER = {
     "visitor": ["{Nothing else of note.|No other findings.|A few bowel diverticula.|Some wear of the <any_side> hip.|A small <any_side> groin hernia containing fat.}"],
 }
 
-# %% ../nbs/03_wordings.ipynb #cac7e6ba
+# %% ../nbs/03_wordings.ipynb #e7bab2d8
 LIKELIHOOD = {2: "{clinically significant cancer {is |}unlikely|low likelihood of clinically significant cancer|low suspicion}", 3: "{equivocal|intermediate likelihood of clinically significant cancer|equivocal for clinically significant cancer}",
               4: "{clinically significant cancer {is |}likely|high likelihood of clinically significant cancer|high suspicion}", 5: "{clinically significant cancer {is |}highly likely|very high likelihood of clinically significant cancer|very high suspicion}"}
 GRADE = {2: "{probably benign|benign-appearing|likely benign}", 3: "{equivocal|indeterminate}", 4: "suspicious", 5: "highly suspicious"}
 IMPRESSION_LESION = {
     "formal": ["<rank> lesion{, |: }<place>, <size>, PI-RADS <cat> (<likelihood>).", "<size> <noun> in the <place>{, |: }PI-RADS <cat>[ (<likelihood>)].", "{PI-RADS|PI-RADS category} <cat> <noun> in the <place>, <size>[; <likelihood>]."],
-    "flowing": ["{the|there is a(n)} <noun> in the <place> ({<size>}{| in size}), PI-RADS <cat>[, <likelihood>].", "a(n) <size> <noun> in the <place> is {scored|rated} PI-RADS <cat>[ (<likelihood>)]."],
-    "terse": ["<place>, <size>: PI-RADS <cat>.", "L<k> <place>, <size>, PI-RADS <cat>[, <likelihood>].", "PI-RADS <cat>: <place>, <size>."],
+    "flowing": ["the <size> <noun> in the <place> is PI-RADS <cat>[ (<likelihood>)].", "there is a(n) <noun> in the <place> ({<size>}{| in size}), PI-RADS <cat>[, <likelihood>]."],
+    "terse": ["<place>, <size>: PI-RADS <cat>.", "<label>: <place>, <size>, PI-RADS <cat>[, <likelihood>].", "PI-RADS <cat>: <place>, <size>."],
     "old": ["<grade> {focus|lesion} in the <place>, <size>.", "a(n) <grade> <size> {focus|lesion} in the <place>."],
     "visitor": ["<likelihood>: <noun> in the <place> (<size>), PI-RADS score <cat>.", "<size> <noun> in the <place>, PI-RADS score <cat>[ ({<likelihood>})]."],
 }
@@ -268,10 +268,10 @@ OVERALL = {
     "terse": ["Overall PI-RADS <overall>.", "PI-RADS <overall> (overall).", "Overall: PI-RADS <overall>."], "visitor": ["PI-RADS score overall: <overall>.", "Overall PI-RADS score <overall>."],
 }
 
-# %% ../nbs/03_wordings.ipynb #b5d50c30
+# %% ../nbs/03_wordings.ipynb #79eb629b
 SPREAD = {   # local extension, seminal vesicles, nodes, bones: what the impression repeats
-    "none": {"formal": ["[No {evidence of |}extraprostatic extension, {seminal vesicle invasion|SVI} or {lymphadenopathy|suspicious nodes}.]", "[Organ-confined{ disease on MRI|}.]"], "terse": ["[No EPE, SVI or LN.]"], "visitor": ["[{No spread outside the gland|Confined to the gland}.]"]},
-    "clear": {"formal": ["[No {lymphadenopathy|enlarged pelvic lymph nodes}.]"], "terse": ["[No LN.]"], "visitor": ["[Lymph nodes normal.]"]},
+    "none": {"formal": ["[No {evidence of |}extraprostatic extension, {seminal vesicle invasion|SVI} or {lymphadenopathy|suspicious nodes}.]", "[Organ-confined{ disease on MRI|}.]"], "terse": ["[No EPE, SVI or adenopathy.]", "[No {EPE|extension}, no adenopathy.]"], "visitor": ["[{No spread outside the gland|Confined to the gland}.]"]},
+    "clear": {"formal": ["[No {lymphadenopathy|enlarged pelvic lymph nodes}.]"], "terse": ["[No adenopathy.]"], "visitor": ["[Lymph nodes normal.]"]},
     "bulge": {"formal": ["[{Capsular bulge, early extraprostatic extension not excluded|Possible early extraprostatic extension}.]"], "terse": ["[EPE possible.]"], "visitor": ["[Possible early spread through the capsule.]"]},
     "extension": {"formal": ["{Extraprostatic extension <on_side>|Findings of extraprostatic extension}."], "terse": ["EPE <on_side>.", "EPE."], "visitor": ["Spread through the capsule <on_side>."]},
     "svi": {"formal": ["{Seminal vesicle invasion (<sv_side>)|Invasion of the <sv_side> seminal vesicle}."], "terse": ["SVI <sv_s>."], "visitor": ["The <sv_side> seminal vesicle is involved."]},
@@ -294,7 +294,7 @@ ADVICE = {
     "spread": {"formal": ["{MR-targeted biopsy and staging|Targeted biopsy; staging (bone scan or PSMA PET)} recommended.", "{Discuss|Discussion} at multidisciplinary {meeting|conference}; targeted biopsy and staging."], "terse": ["TBx, staging, MDT."], "old": ["{Biopsy and staging|Biopsy and bone scan} advised."], "visitor": ["For the cancer meeting; biopsy and staging."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #f79a3b46
+# %% ../nbs/03_wordings.ipynb #17d5bf93
 from dataclasses import dataclass
 
 
@@ -305,6 +305,7 @@ class Reader:
     blocks: tuple[tuple[str, tuple[str, ...]], ...]
     places: tuple[str, ...]
     lesion: tuple[str, ...]
+    brief: str = "<label>: <size> <noun> in the <place>. T2 <t2>, DWI <dwi>. <capsule> PI-RADS <cat>."   # for the lesser of many lesions
     unit: str = "mm"
     label: str = "Lesion <k>"
     heading: str = "line"       # "line": text on the next line; "run": on the same line
@@ -315,7 +316,7 @@ class Reader:
     short_sides: bool = False
     titles: tuple[str, ...] = ("",)
 
-# %% ../nbs/03_wordings.ipynb #e978a174
+# %% ../nbs/03_wordings.ipynb #ae843870
 SECTIONS = ("indication", "comparison", "technique", "size", "haemorrhage", "pz", "tz", "stroma", "lesions", "epe", "seminal", "nodes", "bladder", "bones", "other", "impression")
 _STYLES = {
     "classic": Reader(
@@ -336,7 +337,8 @@ _STYLES = {
         blocks=(("", ("indication", "comparison", "technique")), ("", ("size", "haemorrhage", "tz", "stroma", "pz")), ("", ("lesions",)), ("", ("epe", "seminal", "nodes", "bladder", "bones", "other")),
                 ("{In summary,|In conclusion,|To summarise,}", ("impression",))),
         places=("<ap> <zone> <on_side> <at_level>", "<ap> <zone> of the <side_level>"),
-        lesion=("{In the <place> {there is|lies|I see} a(n) <noun> {of|measuring} <size>|{A(n)|One} <noun> of <size> {is found|lies} in the <place>}{, <t2_look> on T2|, which is <t2_look> on T2}. {On the diffusion-weighted images there is|Diffusion shows} <dwi_look>. <adc> <dce> <capsule> {This is scored|I score it} T2 <t2> and DWI <dwi>, {that is,|hence|giving} PI-RADS <cat>.",)),
+        lesion=("{In the <place> {there is|lies|I see} a(n) <noun> {of|measuring} <size>|{A(n)|One} <noun> of <size> {is found|lies} in the <place>}. {It is <t2_look> on T2|On T2 it is <t2_look>}. {On the diffusion-weighted images there is|The diffusion-weighted images show|The ADC map and diffusion images show} <dwi_look>. <adc> <dce> <capsule> {This is scored|I score it} T2 <t2> and DWI <dwi>, {that is,|hence|giving} PI-RADS <cat>.",),
+        brief="{A further|Another} <noun> of <size> lies in the <place>, scored T2 <t2> and DWI <dwi>, PI-RADS <cat>."),
     "sector": Reader(
         voice="terse", unit="cm", american=True, heading="run", label="L<k>", short_sides=True, numbering="{k}) ", titles=("", "Prostate MRI", "MR prostate"),
         blocks=(("Ind:", ("indication",)), ("Comp:", ("comparison",)), ("Tech:", ("technique",)), ("Gland:", ("size",)), ("T1 hemorrhage:", ("haemorrhage",)), ("PZ:", ("pz",)), ("TZ:", ("tz",)), ("CZ/AFS:", ("stroma",)), ("Targets:", ("lesions",)),
@@ -352,7 +354,8 @@ _STYLES = {
         voice="old", unit="cm", scored=False, label="", numbering="", titles=("MRI PROSTATE AND PELVIS", "MRI PROSTATE", ""),
         blocks=(("CLINICAL DETAILS:", ("indication", "comparison")), ("TECHNIQUE:", ("technique",)), ("REPORT:", ("size", "haemorrhage", "tz", "stroma")), ("", ("pz",)), ("", ("lesions",)), ("", ("epe", "seminal", "bladder")), ("", ("nodes", "bones", "other")), ("{OPINION|CONCLUSION}:", ("impression",))),
         places=("<side> <ap> <zone> {at|towards} the <level>", "<ap> <zone> <on_side> <at_level>", "<side> <lev> <zone> <aspect>"),
-        lesion=("{There is a(n) <size> <noun> in the <place>|A(n) <noun> measuring <size> is {seen|demonstrated} in the <place>}. It is <t2_look> on {the |}T2 weighted images{,| and shows|; diffusion shows} <dwi_look>. <adc> <capsule> {The appearance is|Appearances are|This is} <grade>.",)),
+        lesion=("{There is a(n) <size> <noun> in the <place>|A(n) <noun> measuring <size> is {seen|demonstrated} in the <place>}. It is <t2_look> on {the |}T2 weighted images{, with| and shows|; diffusion shows} <dwi_look>. <adc> <capsule> {The appearance is|Appearances are|This is} <grade>.",),
+        brief="{A further|Another} <noun> of <size> in the <place> is <grade>."),
     "lesions_first": Reader(
         voice="formal", label="<rank> lesion", titles=("MRI Prostate", "Multisequence Prostate MRI", ""),
         blocks=(("Clinical question", ("indication",)), ("Lesions", ("lesions",)), ("Gland", ("size", "pz", "tz", "stroma", "haemorrhage")), ("Local staging", ("epe", "seminal")), ("Pelvis", ("nodes", "bladder", "bones", "other")), ("Examination", ("technique", "comparison")), ("Impression", ("impression",))),
@@ -364,14 +367,15 @@ _STYLES = {
         blocks=(("Technique", ("technique",)), ("Clinical information", ("indication",)), ("Previous examinations", ("comparison",)), ("Volume", ("size", "haemorrhage")), ("Transition zone", ("tz", "lesions_tz")), ("Central zone and anterior stroma", ("stroma", "lesions_stroma")), ("Peripheral zone", ("pz", "lesions_pz")),
                 ("Capsule and neurovascular bundles", ("epe",)), ("Seminal vesicles", ("seminal",)), ("Bladder and rectum", ("bladder",)), ("Lymph nodes", ("nodes",)), ("Skeleton", ("bones",)), ("Other findings", ("other",)), ("Assessment", ("impression",))),
         places=("<ap> <zone> of the <side_level>", "<side> <lev> <zone> <aspect>", "<side> <zone> {at|of} the <level>, <ap>"),
-        lesion=("<label>: <size> <noun> in the <place>, <t2_look> (T2 <t2>){, with| and} <dwi_look> (DWI <dwi>). <adc> <dce> <capsule> {PI-RADS|This corresponds to PI-RADS|Category: PI-RADS} <cat>.",)),
+        lesion=("<label>: <size> <noun> in the <place>, <t2_look> (T2 <t2>), with <dwi_look> (DWI <dwi>). <adc> <dce> <capsule> {PI-RADS|This corresponds to PI-RADS|Category: PI-RADS} <cat>.",)),
 }
 HELD_OUT_READER = "visitor"
 _STYLES[HELD_OUT_READER] = Reader(
     voice="visitor", label="Lesion <k>", heading="run", numbering="({k}) ", titles=("Scan of the prostate", ""),
     blocks=(("History:", ("indication",)), ("Earlier scans:", ("comparison",)), ("Scan:", ("technique",)), ("Report:", ("size", "haemorrhage")), ("", ("pz", "tz", "stroma")), ("", ("lesions",)), ("Around the gland:", ("epe", "seminal", "nodes")), ("Elsewhere:", ("bladder", "bones", "other")), ("Summary:", ("impression",))),
     places=("<side_of_the> <zone>, <ap>, <level>", "<zone>, <side>, <ap> at the <level>"),
-    lesion=("{An abnormality|An abnormal area|A lesion} of <size> {lies|is present} in the <place>. {On T2 it is <t2_look>|It looks <t2_look> on T2}, and diffusion {shows|has} <dwi_look>. <adc> <dce> <capsule> {Scores|Scored}: T2 <t2>, diffusion <dwi>, PI-RADS score <cat>.",))
+    lesion=("{An abnormality|An abnormal area|A lesion} of <size> {lies|is present} in the <place>. {On T2 it is <t2_look>|It looks <t2_look> on T2}, and diffusion {shows|has} <dwi_look>. <adc> <dce> <capsule> {Scores|Scored}: T2 <t2>, diffusion <dwi>, PI-RADS score <cat>.",),
+    brief="A further abnormality of <size> lies in the <place>: T2 <t2>, diffusion <dwi>, PI-RADS score <cat>.")
 READERS = tuple(name for name in _STYLES if name != HELD_OUT_READER)
 UNSCORED_READERS = tuple(name for name, style in _STYLES.items() if not style.scored)
 
