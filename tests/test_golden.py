@@ -1,0 +1,43 @@
+"""The full-width cascade against the released code's outputs: 370 M weights, too slow for a notebook (13_ldm has the small cases)."""
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ccella.ldm import Conditioning, from_released
+
+GOLDEN = Path(__file__).parent / "golden"
+SHAPES = json.loads((GOLDEN / "state_dict_shapes.json").read_text())
+SMALL = dict(channels=(32, 64), attention=(False, True), head_channels=32, res_blocks=1)
+
+
+def drawn(name, shape, seed=1):
+    rs = np.random.RandomState((zlib.crc32(name.encode()) ^ seed) & 0xFFFFFFFF)
+    return torch.from_numpy(rs.standard_normal(int(np.prod(shape))).astype(np.float32).reshape(shape))
+
+
+def weight(name, shape):
+    v = drawn(name, shape)
+    return v / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 1 + 0.1 * v if name.endswith("weight") else 0.1 * v
+
+
+@pytest.mark.parametrize("variant", ["cascade", "decoupled", "rad_maisi"])
+def test_outputs_equal_the_released_code(variant, tmp_path):
+    golden = np.load(GOLDEN / "golden_public.npz")
+    weights = {n: weight(n, s) for n, s in SHAPES[variant].items()}
+    checkpoint = {"unet_state_dict": weights, "scale_factor": torch.tensor(1.2), "epoch": 3, "num_train_timesteps": 1000}
+    if variant == "rad_maisi":   # one of them by way of a file
+        torch.save(checkpoint, tmp_path / "released.pt")
+        checkpoint = tmp_path / "released.pt"
+    model = from_released(checkpoint, variant=variant, **SMALL)
+    cond = Conditioning(text=drawn("text", (1, 16, 64)), label=torch.tensor([0]), spacing_mm=torch.tensor([[0.5, 0.5, 0.5625]]))
+    with torch.no_grad():
+        eps, logits = model(drawn("x", (1, 4, 8, 8, 4)), torch.tensor([500]), cond)
+    torch.testing.assert_close(eps, torch.from_numpy(golden[f"{variant}/noise"]), atol=1e-4, rtol=0)
+    assert (logits is not None) == (variant == "cascade")
+    if logits is not None:
+        torch.testing.assert_close(logits, torch.from_numpy(golden["cascade/logits"]), atol=1e-4, rtol=0)
+    assert model.scale.tolist() == pytest.approx([1.2])
