@@ -6,7 +6,7 @@
 __all__ = ['SUFFIXES', 'axcodes', 'reorient', 'Volume', 'same_grid', 'read_volume', 'nifti_bytes', 'write_volume', 'write_exam',
            'write_cohort', 'read_truth', 'check_cohort']
 
-# %% ../nbs/04_layouts.ipynb #1c9f937f
+# %% ../nbs/04_layouts.ipynb #a619211f
 import gzip
 import io
 import zlib
@@ -23,7 +23,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from .cohort import Cohort, Exam, problem, raise_problems, refuse_other_cohort
 from .core import CcellaError, atomic_path, read_json, write_json
 
-# %% ../nbs/04_layouts.ipynb #492925dd
+# %% ../nbs/04_layouts.ipynb #944b8d8f
 def axcodes(affine) -> str:
     """Name the directions in which the axes run, such as RAS or LPS."""
     return "".join(nib.aff2axcodes(np.asarray(affine, float)))
@@ -34,7 +34,7 @@ def reorient(array: np.ndarray, affine, codes: str = "RAS") -> tuple[np.ndarray,
     turn = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
     return np.ascontiguousarray(apply_orientation(array, turn)), np.asarray(affine, float) @ inv_ornt_aff(turn, array.shape[:3])
 
-# %% ../nbs/04_layouts.ipynb #6ff0d0bf
+# %% ../nbs/04_layouts.ipynb #90b41c39
 @dataclass(frozen=True)
 class Volume:
     """An RAS+ array with its place in the scanner; `stored` is how the file had its axes."""
@@ -57,7 +57,7 @@ def same_grid(a: Volume, b: Volume, tolerance_mm: float = 0.1) -> bool:
     place = lambda v: nib.affines.apply_affine(v.affine, corners.T)
     return float(np.abs(place(a) - place(b)).max()) <= tolerance_mm
 
-# %% ../nbs/04_layouts.ipynb #2cc10f86
+# %% ../nbs/04_layouts.ipynb #69bf100e
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
 
@@ -93,7 +93,7 @@ def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
         affine[:3, 3] = image.GetOrigin()
     return array, np.diag([-1.0, -1, 1, 1]) @ affine  # ITK's millimetres run to the left and back
 
-# %% ../nbs/04_layouts.ipynb #7fb7d394
+# %% ../nbs/04_layouts.ipynb #68e5856b
 def _unfit(array: np.ndarray, affine: np.ndarray) -> tuple[str, str] | None:
     """Say what is found and what is expected when an array cannot be a volume."""
     if array.ndim != 3 or min(array.shape) < 2:
@@ -132,7 +132,7 @@ def read_volume(path, exam: str = "?") -> Volume:
     turned, ras = reorient(array, affine)
     return Volume(turned, ras, axcodes(affine))
 
-# %% ../nbs/04_layouts.ipynb #125f49cd
+# %% ../nbs/04_layouts.ipynb #ffa8eab7
 def _int16_step(array: np.ndarray) -> float:
     """Choose 1 or the power of ten below it that gives the array's span a thousand steps."""
     span = float(array.max() - array.min())
@@ -172,7 +172,7 @@ def write_volume(path, array: Float[np.ndarray, "x y z"], affine, dtype: str = "
         temporary.write_bytes(packed)
     return Path(path)
 
-# %% ../nbs/04_layouts.ipynb #fe111d78
+# %% ../nbs/04_layouts.ipynb #efa76bac
 def write_exam(root, exam_id: str, volumes: Mapping[str, np.ndarray], affine, gland: np.ndarray | None = None, report: str | None = None,
                truth: Mapping[str, Any] | None = None, dtype: str = "int16", stored: str = "RAS") -> dict[str, str]:
     """Write the files of an exam (arrays in scanner units on one RAS+ grid) and give its row's cells: exam_id and relative paths.
@@ -209,7 +209,7 @@ def write_cohort(root, rows: Sequence[Mapping[str, Any]], label_rule: str, seque
     """Write `cohort.csv` and `cohort.json` (with `extra` in it) for exams that are written; give the cohort. Raises `CcellaError` for a bad row or another cohort in the folder."""
     return Cohort.from_rows(root, rows, label_rule, sequences, extra).write()
 
-# %% ../nbs/04_layouts.ipynb #cb52fdc6
+# %% ../nbs/04_layouts.ipynb #a4303497
 def read_truth(exam: Exam, name: str) -> Any:
     """Read one piece of an exam's truth: a map (`Volume`) or JSON, whichever there is. Raises `CcellaError` when there is none."""
     if exam.truth and (exam.truth / f"{name}.nii.gz").is_file():
@@ -218,7 +218,7 @@ def read_truth(exam: Exam, name: str) -> Any:
         return read_json(exam.truth / f"{name}.json")
     raise CcellaError(problem(exam.exam_id, exam.truth or "truth", f"no {name}", "a map or JSON of that name", "only phantoms have a known truth"))
 
-# %% ../nbs/04_layouts.ipynb #f08ced16
+# %% ../nbs/04_layouts.ipynb #a6cd9af9
 def _volume_problems(exam: Exam, sequences: Sequence[str]) -> tuple[list[str], Volume | None]:
     """Open an exam's volumes; give what is wrong, and the first sequence."""
     found, first = [], None
