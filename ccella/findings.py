@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ZONES', 'SIDES', 'LEVELS', 'APS', 'CAPSULES', 'AP_OF_ZONE', 'WORD_LIMITS', 'category', 'Finding',
-           'gland_dimensions_mm', 'Findings', 'write_report', 'place_facts', 'Sighting', 'Reading', 'read_report']
+           'gland_dimensions_mm', 'Findings', 'write_report', 'Sighting', 'Reading', 'read_report']
 
-# %% ../nbs/03_findings.ipynb #70e9c0bb
+# %% ../nbs/03_findings.ipynb #1c0c7065
 import dataclasses
 import math
 import random
@@ -17,7 +17,7 @@ from . import wordings as words
 from .core import CcellaError, seed_for
 from .wordings import HELD_OUT_READER, READERS, UNSCORED_READERS
 
-# %% ../nbs/03_findings.ipynb #20d44b8f
+# %% ../nbs/03_findings.ipynb #a046597a
 ZONES = ("PZ", "TZ", "AFS", "CZ")
 SIDES = ("left", "right", "midline")
 LEVELS = ("base", "mid", "apex")
@@ -25,7 +25,7 @@ APS = ("anterior", "posterior", "posterolateral", "posteromedial")
 CAPSULES = ("none", "abuts", "bulge", "extension")
 AP_OF_ZONE = {"PZ": APS, "TZ": ("anterior", "posterior"), "AFS": ("anterior",), "CZ": ("posterior",)}
 
-# %% ../nbs/03_findings.ipynb #7f1d969a
+# %% ../nbs/03_findings.ipynb #d27ad2c7
 def category(zone: str, t2: int, dwi: int, dce_positive: bool = False) -> int:
     "Combine the scores (1–5) of a lesion into its PI-RADS v2.1 category; CZ follows the PZ's rule, AFS the TZ's."
     if zone in ("PZ", "CZ"):
@@ -34,7 +34,7 @@ def category(zone: str, t2: int, dwi: int, dce_positive: bool = False) -> int:
         return 3
     return 4 if t2 == 3 and dwi == 5 else t2
 
-# %% ../nbs/03_findings.ipynb #1fea2add
+# %% ../nbs/03_findings.ipynb #cbc6ae06
 def _require(holds: bool, what: str, found, expected: str) -> None:
     "Raise a one-line error unless `holds`."
     if not holds:
@@ -50,7 +50,7 @@ def _require_between(what: str, value, low: float, high: float, unit: str = "") 
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     _require(number and low <= value <= high, what, value, f"{low:g} to {high:g} {unit}".rstrip())
 
-# %% ../nbs/03_findings.ipynb #67132b68
+# %% ../nbs/03_findings.ipynb #3f7d8a86
 @dataclass(frozen=True)
 class Finding:
     "One lesion: where it is, how large, how it scores, and (never reported) its histology."
@@ -97,13 +97,13 @@ class Finding:
         "Sort key of PI-RADS v2.1: highest category, then extraprostatic extension, then size."
         return self.pirads, self.capsule == "extension", self.size_mm
 
-# %% ../nbs/03_findings.ipynb #1e1ffc30
+# %% ../nbs/03_findings.ipynb #c261ec5f
 def gland_dimensions_mm(volume_ml: float) -> tuple[float, float, float]:
     "Return (LR, AP, SI) of the ellipsoid of that volume with the public cohort's proportions (53.5 : 43 : 47)."
     scale = (volume_ml * 1000 / (math.pi / 6 * 53.5 * 43 * 47)) ** (1 / 3)
     return tuple(round(side * scale, 1) for side in (53.5, 43.0, 47.0))
 
-# %% ../nbs/03_findings.ipynb #fe219036
+# %% ../nbs/03_findings.ipynb #5e023cfc
 @dataclass(frozen=True)
 class Findings:
     "The truth of an exam that its report speaks of; `lesions` has the index lesion first."
@@ -192,15 +192,14 @@ def _build(cls, plain: dict, what: str):
     _require(not missing, f"{what} keys missing", missing, "all of them")
     return cls(**plain)
 
-# %% ../nbs/03_findings.ipynb #ad1a7f0b
+# %% ../nbs/03_findings.ipynb #9c545341
 WORD_LIMITS = (90, 430)
 
 
 def write_report(findings: Findings, reader: str, seed: int) -> str:
     "Write the report of an exam in one reader's habits; the same arguments give the same text."
-    known = (*words.READERS, words.HELD_OUT_READER)
-    if reader not in known:
-        raise CcellaError(f"reader: found {reader!r}, expected one of {', '.join(known)}")
+    if reader not in READERS:
+        raise CcellaError(f"reader: found {reader!r}, expected one of {', '.join(READERS)}")
     told = findings.to_dict() | {"isup": None, "lesions": [dataclasses.asdict(x) | {"isup": None} for x in findings.lesions]}
     chat = None
     for attempt in range(60):
@@ -213,41 +212,14 @@ def write_report(findings: Findings, reader: str, seed: int) -> str:
         chat = min(1.0, chat + 0.1) if count < WORD_LIMITS[0] else max(0.0, chat - 0.1)
     raise CcellaError(f"reader {reader!r} found no wording of {WORD_LIMITS[0]} to {WORD_LIMITS[1]} words for these findings")
 
-# %% ../nbs/03_findings.ipynb #07777a3e
-_SIDE_WORDS = {"right": {"on_side": "on the right", "sided": "right-sided", "side_of_the": "right side of the"}, "left": {"on_side": "on the left", "sided": "left-sided", "side_of_the": "left side of the"},
-               "midline": {"on_side": "in the midline", "sided": "midline", "side_of_the": "midline of the"}}
-_LEVEL_WORDS = {"base": {"lev": "basal", "level": "base", "at_level": "at the base"}, "mid": {"lev": "mid-gland", "level": "mid-gland", "at_level": "at mid-gland level"}, "apex": {"lev": "apical", "level": "apex", "at_level": "at the apex"}}
-_ZONE_NAMES = {"PZ": "peripheral zone", "TZ": "transition zone", "AFS": "anterior fibromuscular stroma", "CZ": "central zone"}
-_AP_SHORT = {"anterior": "a", "posterior": "p", "posterolateral": "pl", "posteromedial": "pm"}
-_ASPECT = {"anterior": "anteriorly", "posterior": "posteriorly", "posterolateral": "posterolaterally", "posteromedial": "posteromedially"}
-_RANKS = ("Index", "Second", "Third", "Fourth")
-_CAPSULE_ORDER = {name: i for i, name in enumerate(CAPSULES)}
-_AMERICAN = {"haemorrhage": "hemorrhage", "Haemorrhage": "Hemorrhage", "tumour": "tumor", "Tumour": "Tumor", "artefact": "artifact", "visualised": "visualized"}
-_BULLET_LABEL = {"comparison": "Comparison: ", "haemorrhage": "T1 haemorrhage: ", "tz": "TZ: ", "pz": "PZ: ", "stroma": "CZ/AFS: ", "epe": "EPE/NVB: ", "seminal": "SV: ", "nodes": "LN: ", "bones": "Bones: ", "bladder": "Bladder/rectum: ", "other": "Other: "}
-
-
-def place_facts(lesion: Finding, terse: bool = False) -> dict[str, str]:
-    "Name the parts of a lesion's place, in full and in short."
-    side, full_ap = lesion.side, "" if lesion.zone in ("AFS", "CZ") else lesion.ap
-    short = {"right": "R", "left": "L"}.get(side, "midline")
-    level = _LEVEL_WORDS[lesion.level]
-    facts = {"side": side, "zone": _ZONE_NAMES[lesion.zone], "z": lesion.zone, "ap": full_ap, "aspect": _ASPECT[full_ap] if full_ap else "", "S": short}
-    facts |= _SIDE_WORDS[side] | level
-    facts["Sz"] = f"{short}{lesion.zone}" if len(short) == 1 and lesion.zone != "AFS" else f"{short} {lesion.zone}"
-    facts["Z"] = lesion.zone + (_AP_SHORT[full_ap] if full_ap else "")
-    facts["side_level"] = f"{level['level']} in the midline" if side == "midline" else f"{side} {level['level']}"
-    if terse:
-        facts["level"] = lesion.level
-    return facts
-
-# %% ../nbs/03_findings.ipynb #062fb98a
+# %% ../nbs/03_findings.ipynb #74a01ee6
 class _Scribe:
     "Says one exam in one reader's style."
 
     def __init__(self, findings: Findings, style: words.Reader, rng: random.Random, chat: float):
         self.findings, self.style, self.rng, self.chat = findings, style, rng, chat
         self.order = [section for _, sections in style.blocks for section in sections]
-        worst = max((x.capsule for x in findings.lesions), key=_CAPSULE_ORDER.get, default="none")
+        worst = max((x.capsule for x in findings.lesions), key=CAPSULES.index, default="none")
         self.capsule = worst
         self.contrast = style.scored and (any(x.dce_positive for x in findings.lesions) or rng.random() < 0.4)
         self.sizes = [self._size(lesion) for lesion in findings.lesions]
@@ -270,11 +242,11 @@ class _Scribe:
         across = max(3, round(lesion.size_mm * self.rng.uniform(0.55, 0.95)))
         return f"{self.length(lesion.size_mm).split()[0]} x {self.length(across)}"
 
-    def short(self, side: str) -> str:
+    def _short(self, side: str) -> str:
         "Write a side in full or by its letter."
         return side[0].upper() if self.style.short_sides else side
 
-# %% ../nbs/03_findings.ipynb #00509de7
+# %% ../nbs/03_findings.ipynb #9face118
 def _exam_facts(self) -> dict[str, str]:
     "Name everything of the exam that is not a lesion's own."
     f, rng = self.findings, self.rng
@@ -290,15 +262,15 @@ def _exam_facts(self) -> dict[str, str]:
              "volume": f"{f.volume_ml:.0f}", "dims": f"{' x '.join(dims)} {unit}", "size_verb": words.SIZE_VERB[size], "field": f"{f.field_t:g}" if f.field_t != 3 else rng.choice(["3", "3", "3.0"]),
              "protocol": "multiparametric" if self.contrast else "biparametric", "bvalues": rng.choice([f"b-values {low} s/mm2", f"b-values of {low} s/mm2", f"b-values {low}", f"b {low}"]),
              "b": rng.choice([f"b {f.high_b_smm2}", f"b{f.high_b_smm2}", "high b-value", "high b"]), "overall": f.pirads, "bph": f.bph,
-             "bleed": rng.choice(["left", "right"]), "sv_side": main, "sv_s": self.short(main), "node_side": main, "node_mm": self.length(rng.randint(9, 16)), "bone_side": rng.choice(["left", "right"]),
-             "any_side": rng.choice(["left", "right"]), "on_side": "on both sides" if {"left", "right"} <= sides else _SIDE_WORDS[min(sides or {"midline"}, key=SIDES.index)]["on_side"],
-             "r": self.short("right"), "l": self.short("left")}
+             "bleed": rng.choice(["left", "right"]), "sv_side": main, "sv_s": self._short(main), "node_side": main, "node_mm": self.length(rng.randint(9, 16)), "bone_side": rng.choice(["left", "right"]),
+             "any_side": rng.choice(["left", "right"]), "on_side": words.on_sides(sides),
+             "r": self._short("right"), "l": self._short("left")}
     return {name: str(value) for name, value in facts.items()}
 
 
 _Scribe._exam_facts = _exam_facts
 
-# %% ../nbs/03_findings.ipynb #4117b375
+# %% ../nbs/03_findings.ipynb #8e95e870
 def _background(self, section: str, **_) -> str:
     "Sections that need no more than the exam's facts."
     f = self.findings
@@ -336,7 +308,7 @@ def _pz(self, **_) -> str:
     if focal == "one_side" and len(here) > 1:
         focal = "both"
     other = "right" if sides == {"left"} else "left"
-    return " ".join([self.say(words.PZ_BACKGROUND[background]), self.say(words.PZ_FOCAL[focal], pointer=self._pointer("pz"), other=other, o=self.short(other))])
+    return " ".join([self.say(words.PZ_BACKGROUND[background]), self.say(words.PZ_FOCAL[focal], pointer=self._pointer("pz"), other=other, o=self._short(other))])
 
 
 def _tz(self, **_) -> str:
@@ -352,14 +324,14 @@ def _stroma(self, **_) -> str:
 for _method in (_background, _opening, _pointer, _pz, _tz, _stroma):
     setattr(_Scribe, _method.__name__, _method)
 
-# %% ../nbs/03_findings.ipynb #660d6a07
+# %% ../nbs/03_findings.ipynb #ca80f43a
 def _lesion_facts(self, k: int) -> dict[str, str]:
     "Name everything of lesion `k` (0: index); alternatives are drawn later, at each use."
     lesion, style = self.findings.lesions[k], self.style
     looks = words.T2_LOOK["PZ" if lesion.zone in ("PZ", "CZ") else "TZ"]
     noun = "{area|focus}" if lesion.pirads == 2 else "{lesion|focus|nodule}" if lesion.zone == "TZ" else "{lesion|focus}" if lesion.zone == "AFS" else "{lesion|focus|area}"
-    facts = place_facts(lesion, terse=style.short_sides) | {
-        "k": str(k + 1), "rank": _RANKS[k], "size": self.sizes[k], "noun": noun, "t2": str(lesion.t2), "dwi": str(lesion.dwi), "cat": str(lesion.pirads), "grade": words.GRADE[lesion.pirads],
+    facts = words.place_facts(lesion.zone, lesion.side, lesion.level, lesion.ap, terse=style.short_sides) | {
+        "k": str(k + 1), "rank": words.RANKS[k], "size": self.sizes[k], "noun": noun, "t2": str(lesion.t2), "dwi": str(lesion.dwi), "cat": str(lesion.pirads), "grade": words.GRADE[lesion.pirads],
         "likelihood": words.LIKELIHOOD[lesion.pirads], "t2_look": self.rng.choice(looks[lesion.t2]), "dwi_look": self.rng.choice(words.DWI_LOOK[lesion.dwi]), "place": self.rng.choice(style.places), "label": style.label}
     return facts
 
@@ -408,7 +380,7 @@ def _advice(self) -> str:
 for _method in (_lesion_facts, _lesion, _lesions, _impression, _advice):
     setattr(_Scribe, _method.__name__, _method)
 
-# %% ../nbs/03_findings.ipynb #fb6d211f
+# %% ../nbs/03_findings.ipynb #8e4674a4
 def _section(self, section: str, alone: bool) -> str | list[str]:
     "Say one section."
     if section.startswith("lesions"):
@@ -427,7 +399,7 @@ def _block(self, heading: str, sections: tuple[str, ...]) -> list[str]:
         if section == "impression":
             lines += [" ".join(said)] if not style.numbering else [style.numbering.format(k=i) + words.tidy(item) for i, item in enumerate(said, 1)]
         elif bullets:
-            label = _BULLET_LABEL.get(section, "") if len(sections) > 1 else ""
+            label = words.BULLET_LABEL.get(section, "") if len(sections) > 1 else ""
             lines += ["- " + label + words.tidy(line) for line in said.split("\n")]
         elif section.startswith("lesions") or not lines:
             lines += said.split("\n")
@@ -448,7 +420,7 @@ def _report(self) -> str:
     gap = self.rng.choice(["\n", "\n\n"]) if self.style.heading == "run" and self.style.voice == "terse" else "\n\n"
     text = gap.join("\n".join(lines) for lines in blocks if any(lines))
     if self.style.american:
-        for british, american in _AMERICAN.items():
+        for british, american in words.AMERICAN.items():
             text = text.replace(british, american)
     return text + "\n"
 
@@ -457,7 +429,7 @@ for _method in (_section, _block, _report):
     setattr(_Scribe, _method.__name__, _method)
 _Scribe.report = _report
 
-# %% ../nbs/03_findings.ipynb #e28c8f6d
+# %% ../nbs/03_findings.ipynb #909ad74a
 @dataclass(frozen=True)
 class Sighting:
     "A lesion as a report states it; what it leaves open is None."
@@ -482,7 +454,7 @@ class Reading:
         "The index lesion as stated."
         return self.lesions[0] if self.lesions else None
 
-# %% ../nbs/03_findings.ipynb #b9f01262
+# %% ../nbs/03_findings.ipynb #928c7e18
 _ZONE_WORDS = {"AFS": r"anterior (?:fibromuscular )?stroma|AFM?S\b", "PZ": r"peripheral zone|\b[RL]?PZ(?:pl|pm|a|p)?\b", "TZ": r"transition(?:al)? zone|\b[RL]?TZ[ap]?\b", "CZ": r"central zone|\b[RL]?CZ\b"}
 _SIDE_PATTERNS = {"left": r"(?i:\bleft\b)|\bL(?=\b(?!\d)|[PTC]Z)", "right": r"(?i:\bright\b)|\bR(?=\b(?!\d)|[PTC]Z)", "midline": r"(?i:\bmidline\b)"}
 _LEVEL_PATTERNS = {"base": r"\b(?:base|basal)\b", "mid": r"\bmid(?:-?gland|-third)?\b|\bmiddle third\b", "apex": r"\b(?:apex|apical)\b"}
@@ -507,7 +479,7 @@ def _place(unit: str) -> tuple[str, str, str, str | None] | None:
         return None
     return zone, side, level, AP_OF_ZONE[zone][0] if len(AP_OF_ZONE[zone]) == 1 else _only(_AP_PATTERNS, unit, re.IGNORECASE)
 
-# %% ../nbs/03_findings.ipynb #ce4ccfa3
+# %% ../nbs/03_findings.ipynb #056e2ac7
 def _sightings(text: str) -> list[Sighting]:
     "Read the lesions of a text in its order."
     units = [u for line in text.splitlines() for u in re.split(r"(?<=[.;])\s+(?=[A-Z(])", line) if u.strip()]

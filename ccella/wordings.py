@@ -7,14 +7,15 @@ __all__ = ['FALLBACK', 'INDICATION', 'BIOPSY', 'COMPARISON', 'TECHNIQUE', 'CONTR
            'HAEMORRHAGE', 'PZ_BACKGROUND', 'PZ_FOCAL', 'BPH', 'TZ_FOCAL', 'STROMA', 'T2_LOOK', 'DWI_LOOK', 'ADC', 'DCE',
            'CAPSULE', 'EPE', 'SEMINAL', 'NODES', 'BLADDER', 'BONES', 'OTHER', 'LIKELIHOOD', 'GRADE',
            'IMPRESSION_LESION', 'NO_LESION', 'NEGATIVE', 'OVERALL', 'SPREAD', 'GLAND', 'ADVICE', 'SECTIONS',
-           'HELD_OUT_READER', 'READERS', 'UNSCORED_READERS', 'expand', 'tidy', 'Reader', 'style_of']
+           'HELD_OUT_READER', 'READERS', 'UNSCORED_READERS', 'AMERICAN', 'BULLET_LABEL', 'RANKS', 'expand', 'tidy',
+           'Reader', 'style_of', 'on_sides', 'place_facts']
 
-# %% ../nbs/03_wordings.ipynb #17ed0311
+# %% ../nbs/03_wordings.ipynb #63651261
 import random
 import re
 from collections.abc import Mapping
 
-# %% ../nbs/03_wordings.ipynb #27cf41bc
+# %% ../nbs/03_wordings.ipynb #18a8b1a9
 def expand(template: str, rng: random.Random, facts: Mapping[str, str], chat: float = 0.5) -> str:
     "Fill in the facts of `template` and draw its alternatives; `chat` is the chance of each optional part."
     while "<" in template:
@@ -28,7 +29,7 @@ def expand(template: str, rng: random.Random, facts: Mapping[str, str], chat: fl
         template = template[:found.start()] + drawn + template[found.end():]
     return template
 
-# %% ../nbs/03_wordings.ipynb #df81b6f7
+# %% ../nbs/03_wordings.ipynb #c1b55490
 def tidy(line: str) -> str:
     "Settle articles, spaces, stops and capitals of one line."
     line = re.sub(r"\b([Aa])\(n\) (?=(\S+))", lambda m: m[1] + ("n " if _takes_an(m[2]) else " "), line)
@@ -44,10 +45,10 @@ def _takes_an(word: str) -> bool:
         return True
     return bool(re.match(r"8(?!\d\d)|11(?![\d.])|18(?![\d.])|[aeio]|u(?!ni)", word, re.IGNORECASE))
 
-# %% ../nbs/03_wordings.ipynb #a0fb69e6
+# %% ../nbs/03_wordings.ipynb #2fa918d1
 FALLBACK = {"flowing": "formal", "terse": "formal", "old": "flowing", "visitor": "formal"}
 
-# %% ../nbs/03_wordings.ipynb #19c65b44
+# %% ../nbs/03_wordings.ipynb #c5300e31
 INDICATION = {
     "formal": ["<age>-year-old {man|male|male patient} with {<psa_word> PSA of <psa> ng/mL|<psa_word> PSA (<psa> ng/mL)}. <biopsy>",
                "<psa_long> PSA (<psa> ng/mL) in a(n) <age>-year-old {man|patient}. <biopsy> [Evaluate for clinically significant {prostate cancer|malignancy}.]",
@@ -78,10 +79,10 @@ COMPARISON = {
     "flowing": ["{There is no|No} earlier {MRI|examination} {to compare with|for comparison|on our system}.", "No previous {imaging|MRI} was available."],
     "terse": ["None.", "No prior.", "No prior MRI.", "N/A.", "None available."],
     "old": ["No {previous|earlier} {films|studies|examinations} {available|for comparison}.", "No previous MRI."],
-    "visitor": ["{Nothing|No earlier scan} to compare with.", "First MRI {here|at this hospital}.", "Earlier scans: none."],
+    "visitor": ["{Nothing|No earlier scan} to compare with.", "First MRI {here|at this hospital}.", "{None|No earlier scans} on file."],
 }
 
-# %% ../nbs/03_wordings.ipynb #3c88ddf7
+# %% ../nbs/03_wordings.ipynb #87ce5fa4
 TECHNIQUE = {
     "formal": ["{Multiplanar|Triplanar|High-resolution multiplanar} T2-weighted {imaging|images}, axial T1-weighted imaging and diffusion-weighted imaging (<bvalues>) with ADC map at <field> T[ using a {pelvic|body} phased-array coil][, without endorectal coil]. <contrast> <quality>",
                "<protocol> MRI of the prostate at <field> Tesla[ {with|using} a phased-array surface coil]. Sequences: T2-weighted in {three planes|the axial, sagittal and coronal planes}, DWI with <bvalues>, ADC map. <contrast> <quality>",
@@ -93,9 +94,10 @@ TECHNIQUE = {
     "visitor": ["{Scanned|Imaged} at <field> T with T2 {images|sequences} in three planes plus diffusion (<bvalues>) and ADC. <contrast> <quality>", "Prostate protocol, <field> T, including T2 and diffusion imaging (<bvalues>). <contrast> <quality>"],
 }
 CONTRAST = {
-    True: {"formal": ["Dynamic contrast-enhanced imaging {was performed|acquired} {after|following} intravenous gadolinium.", "Dynamic imaging after intravenous contrast."],
+    True: {"formal": ["Dynamic contrast-enhanced imaging {was performed|acquired} {after|following} intravenous gadolinium.", "Dynamic {imaging|series} after intravenous contrast."],
+           "flowing": ["A dynamic series {was acquired|followed} after {contrast injection|intravenous contrast}.", "Contrast was given for a dynamic series."], "visitor": ["Contrast was {given|injected} for a dynamic run."],
            "terse": ["DCE performed.", "+ DCE.", "DCE after i.v. Gd."]},
-    False: {"formal": ["[{No intravenous contrast {was given|was administered}|Without intravenous contrast|No contrast {used|given}}.]"], "terse": ["[No {contrast|DCE}.]"]},
+    False: {"formal": ["[{No intravenous contrast {was given|was administered}|Without intravenous contrast|No contrast {used|given}}.]"], "flowing": ["[No contrast was {given|injected}.]"], "terse": ["[No {contrast|DCE}.]"]},
 }
 QUALITY = {
     "good": {"formal": ["{Image|Diagnostic|Overall image} quality {is|was} good.", "Good {image|diagnostic} quality.", "Image quality is good[ on all sequences]."],
@@ -109,13 +111,13 @@ QUALITY = {
              "visitor": ["The scan is {spoilt|degraded} by {movement|bowel gas}, so sensitivity is reduced."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #47dbcc04
+# %% ../nbs/03_wordings.ipynb #6e920c47
 SIZE = {
     "formal": ["The {prostate|gland|prostate gland} measures <dims>[ (transverse x AP x craniocaudal)], {with an estimated volume of|for a(n) calculated volume of|corresponding to a volume of} <volume> mL. PSA density {is |}<psad> ng/mL{2|/mL}.",
                "Prostate {size|dimensions}: <dims>. {Estimated |Calculated |}volume {is |}<volume> mL[ ({ellipsoid formula|by ellipsoid formula})]. {The |}PSA density is <psad> ng/mL/mL.",
                "{Gland|Prostate} volume {is estimated at|is} <volume> mL (<dims>), {giving|yielding} a PSA density of <psad> ng/mL/mL."],
     "flowing": ["The prostate <size_verb>, measuring <dims>, with a volume of {about |approximately |}<volume> mL and a PSA density of <psad> ng/mL/mL.",
-                "{With|Measuring} <dims>, the gland has a {calculated |}volume of <volume> mL; the PSA density is <psad>[ ng/mL/mL]."],
+                "{At|Measuring} <dims>, the gland has a {calculated |}volume of <volume> mL; the PSA density is <psad>[ ng/mL/mL]."],
     "terse": ["<dims>, <volume> mL. PSAD <psad>.", "<dims> = <volume> mL; PSA density <psad>.", "Vol <volume> mL (<dims>), PSAD <psad> ng/mL/mL."],
     "old": ["The prostate <size_verb> and measures <dims>, volume {approximately |about |}<volume> ml. [PSA density <psad>.]", "{Gland|Prostate} volume <volume> ml (<dims>). [PSA density <psad>.]"],
     "visitor": ["Overall size <dims>, which is a volume of <volume> cc. PSA divided by volume: <psad>.", "The gland is <dims> in size ({around|roughly} <volume> cc), so PSA density is <psad>."],
@@ -130,7 +132,7 @@ HAEMORRHAGE = {
             "terse": ["None.", "Absent.", "No."], "visitor": ["No blood {products are seen|products}."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #d467be02
+# %% ../nbs/03_wordings.ipynb #6bd5f4e6
 PZ_BACKGROUND = {
     "normal": {"formal": ["{Homogeneous|Normal} high T2 signal {in|throughout} the peripheral zone.", "The peripheral zone {shows|has} {normal|uniform} high T2 signal."],
                "flowing": ["The peripheral zone is {bright|of normal high signal} on T2{| and well preserved}."], "terse": ["{Normal|Uniform} high T2 signal.", "T2 bright."], "visitor": ["The peripheral zone is {normally bright|uniformly bright} on T2."]},
@@ -181,11 +183,11 @@ STROMA = {
     "both": {"formal": ["Central zone and anterior {fibromuscular |}stroma: see <pointer>."], "terse": ["See <pointer>."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #8dd54609
+# %% ../nbs/03_wordings.ipynb #60b6efc7
 T2_LOOK = {
     "PZ": {1: ["{barely visible|inconspicuous}"], 2: ["{mildly|slightly} hypointense and {wedge-shaped|linear}", "wedge-shaped{,| and} {mildly|slightly} hypointense"],
            3: ["heterogeneous with {indistinct|ill-defined} margins", "{moderately hypointense|rounded, moderately hypointense} but not circumscribed"],
-           4: ["{circumscribed|well circumscribed|well defined}, homogeneous and moderately hypointense", "homogeneously {hypointense|dark} and {circumscribed|focal}"],
+           4: ["{circumscribed|well circumscribed|well defined}, homogeneous and moderately hypointense", "homogeneously {hypointense|dark} and {circumscribed|well defined}"],
            5: ["{circumscribed|mass-like}, homogeneous and {markedly|clearly} hypointense", "homogeneously {hypointense|dark} and {mass-like|bulky}"]},
     "TZ": {1: ["{completely|fully} encapsulated"], 2: ["mostly encapsulated", "{mildly hypointense between nodules|largely encapsulated and mildly hypointense}"], 3: ["heterogeneous with obscured margins", "{heterogeneous|moderately hypointense} and {poorly|incompletely} circumscribed"],
            4: ["{lenticular|lens-shaped}, homogeneous and moderately hypointense", "{non-circumscribed|ill-defined}, homogeneous and {moderately |}hypointense"],
@@ -207,7 +209,7 @@ CAPSULE = {
     "extension": {"formal": ["{There is|Findings indicate} {definite |clear |}{extraprostatic extension|extension through the capsule}.", "The capsule is {breached|interrupted} with {extraprostatic extension|extension into the {periprostatic |}fat}."], "terse": ["EPE present.", "EPE +.", "Definite EPE."], "visitor": ["It {breaks|goes} through the capsule (extraprostatic extension)."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #450be96b
+# %% ../nbs/03_wordings.ipynb #3489ea47
 EPE = {
     "none": {"formal": ["No {evidence of |}extraprostatic extension. {The neurovascular bundles are {preserved|symmetric|unremarkable}.|Neurovascular bundles intact.}", "{Capsule intact|The capsule is {intact|smooth}}. {Neurovascular bundles {preserved|unremarkable}.|The neurovascular bundles are symmetric.}"],
              "flowing": ["The capsule is {intact|smooth} and the neurovascular bundles are {preserved|symmetric}."], "terse": ["None. NVB {intact|free}.", "No EPE, NVB {preserved|intact}."], "visitor": ["The capsule and the nerve bundles are {intact|normal}."]},
@@ -235,16 +237,16 @@ BLADDER = {
 }
 BONES = {
     False: {"formal": ["No suspicious {osseous|bone} lesion.", "{No aggressive bone lesion|No suspicious marrow lesion} in the {visualised|imaged} pelvis.", "Bone marrow {signal |}unremarkable."], "flowing": ["The {imaged|visible} bones are {unremarkable|without suspicious lesions}.", "No bone lesion of concern {is seen|in the pelvis}."], "terse": ["Neg.", "No suspicious lesion.", "No bone mets.", "Unremarkable."], "visitor": ["The bones {are|look} normal.", "Nothing {suspicious|abnormal} in the bones."]},
-    True: {"formal": ["{Suspicious|Metastasis-suspicious} {marrow-replacing |}{bone lesion|osseous lesion} in the <bone_side> {ischium|ilium|acetabulum|pubic bone}{|, in keeping with metastasis}."], "flowing": ["The <bone_side> {ilium|ischium|acetabulum} contains a lesion suspicious for metastasis."], "terse": ["Suspicious lesion <bone_side> {ilium|ischium|acetabulum}."], "visitor": ["There is an abnormal area in the <bone_side> {hip bone|pelvic bone}, worrying for a deposit."]},
+    True: {"formal": ["{Suspicious|Marrow-replacing} {bone|osseous} lesion in the <bone_side> {ischium|ilium|acetabulum|pubic bone}, {in keeping with|likely a|concerning for} metastasis."], "flowing": ["The <bone_side> {ilium|ischium|acetabulum} contains a lesion suspicious for metastasis."], "terse": ["Suspicious lesion <bone_side> {ilium|ischium|acetabulum}."], "visitor": ["There is an abnormal area in the <bone_side> {hip bone|pelvic bone}, worrying for a deposit."]},
 }
 OTHER = {
     "formal": ["{No other significant findings.|No free pelvic fluid.|No further abnormality.}", "{Small fat-containing <any_side> inguinal hernia.|Mild degenerative change of the {hips|<any_side> hip|lumbosacral spine}.|Sigmoid diverticulosis without diverticulitis.|Small {bone island|enchondroma} in the <any_side> {femoral neck|ilium}.}", "{Small midline utricle cyst.|Small <any_side> hydrocele.|No other abnormality.|Trace free fluid.|Small perineural cyst of the sacrum.|Mild atrophy of the <any_side> gluteal muscles.}"],
     "flowing": ["{There are no other findings of note.|Incidental note is made of {sigmoid diverticula|a small <any_side> inguinal hernia|a small utricle cyst|degenerative change in the <any_side> hip}.|No free fluid is seen.}"],
-    "terse": ["{None.|Nil.|-|No free fluid.}", "{Sigmoid diverticulosis.|<any_side> inguinal hernia (fat).|Utricle cyst.|<any_side> hip OA.|Small <any_side> hydrocele.}"],
+    "terse": ["{None.|Nil.|No free fluid.}", "{Sigmoid diverticulosis.|<any_side> inguinal hernia (fat).|Utricle cyst.|<any_side> hip OA.|Small <any_side> hydrocele.}"],
     "visitor": ["{Nothing else of note.|No other findings.|A few bowel diverticula.|Some wear of the <any_side> hip.|A small <any_side> groin hernia containing fat.}"],
 }
 
-# %% ../nbs/03_wordings.ipynb #e7bab2d8
+# %% ../nbs/03_wordings.ipynb #659caf55
 LIKELIHOOD = {2: "{clinically significant cancer {is |}unlikely|low likelihood of clinically significant cancer|low suspicion}", 3: "{equivocal|intermediate likelihood of clinically significant cancer|equivocal for clinically significant cancer}",
               4: "{clinically significant cancer {is |}likely|high likelihood of clinically significant cancer|high suspicion}", 5: "{clinically significant cancer {is |}highly likely|very high likelihood of clinically significant cancer|very high suspicion}"}
 GRADE = {2: "{probably benign|benign-appearing|likely benign}", 3: "{equivocal|indeterminate}", 4: "suspicious", 5: "highly suspicious"}
@@ -268,7 +270,7 @@ OVERALL = {
     "terse": ["Overall PI-RADS <overall>.", "PI-RADS <overall> (overall).", "Overall: PI-RADS <overall>."], "visitor": ["PI-RADS score overall: <overall>.", "Overall PI-RADS score <overall>."],
 }
 
-# %% ../nbs/03_wordings.ipynb #79eb629b
+# %% ../nbs/03_wordings.ipynb #36f1197d
 SPREAD = {   # local extension, seminal vesicles, nodes, bones: what the impression repeats
     "none": {"formal": ["[No {evidence of |}extraprostatic extension, {seminal vesicle invasion|SVI} or {lymphadenopathy|suspicious nodes}.]", "[Organ-confined{ disease on MRI|}.]"], "terse": ["[No EPE, SVI or adenopathy.]", "[No {EPE|extension}, no adenopathy.]"], "visitor": ["[{No spread outside the gland|Confined to the gland}.]"]},
     "clear": {"formal": ["[No {lymphadenopathy|enlarged pelvic lymph nodes}.]"], "terse": ["[No adenopathy.]"], "visitor": ["[Lymph nodes normal.]"]},
@@ -294,7 +296,7 @@ ADVICE = {
     "spread": {"formal": ["{MR-targeted biopsy and staging|Targeted biopsy; staging (bone scan or PSMA PET)} recommended.", "{Discuss|Discussion} at multidisciplinary {meeting|conference}; targeted biopsy and staging."], "terse": ["TBx, staging, MDT."], "old": ["{Biopsy and staging|Biopsy and bone scan} advised."], "visitor": ["For the cancer meeting; biopsy and staging."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #17d5bf93
+# %% ../nbs/03_wordings.ipynb #14b9d501
 from dataclasses import dataclass
 
 
@@ -316,7 +318,7 @@ class Reader:
     short_sides: bool = False
     titles: tuple[str, ...] = ("",)
 
-# %% ../nbs/03_wordings.ipynb #ae843870
+# %% ../nbs/03_wordings.ipynb #d471afb1
 SECTIONS = ("indication", "comparison", "technique", "size", "haemorrhage", "pz", "tz", "stroma", "lesions", "epe", "seminal", "nodes", "bladder", "bones", "other", "impression")
 _STYLES = {
     "classic": Reader(
@@ -374,12 +376,36 @@ _STYLES[HELD_OUT_READER] = Reader(
     voice="visitor", label="Lesion <k>", heading="run", numbering="({k}) ", titles=("Scan of the prostate", ""),
     blocks=(("History:", ("indication",)), ("Earlier scans:", ("comparison",)), ("Scan:", ("technique",)), ("Report:", ("size", "haemorrhage")), ("", ("pz", "tz", "stroma")), ("", ("lesions",)), ("Around the gland:", ("epe", "seminal", "nodes")), ("Elsewhere:", ("bladder", "bones", "other")), ("Summary:", ("impression",))),
     places=("<side_of_the> <zone>, <ap>, <level>", "<zone>, <side>, <ap> at the <level>"),
-    lesion=("{An abnormality|An abnormal area|A lesion} of <size> {lies|is present} in the <place>. {On T2 it is <t2_look>|It looks <t2_look> on T2}, and diffusion {shows|has} <dwi_look>. <adc> <dce> <capsule> {Scores|Scored}: T2 <t2>, diffusion <dwi>, PI-RADS score <cat>.",),
+    lesion=("{An abnormality|An abnormal area|A lesion} of <size> {lies|is present} in the <place>. {On T2 it is <t2_look>|It looks <t2_look> on T2}, and diffusion shows <dwi_look>. <adc> <dce> <capsule> {Scores|Scored}: T2 <t2>, diffusion <dwi>, PI-RADS score <cat>.",),
     brief="A further abnormality of <size> lies in the <place>: T2 <t2>, diffusion <dwi>, PI-RADS score <cat>.")
-READERS = tuple(name for name in _STYLES if name != HELD_OUT_READER)
+READERS = tuple(_STYLES)
 UNSCORED_READERS = tuple(name for name, style in _STYLES.items() if not style.scored)
 
 
 def style_of(reader: str) -> Reader:
     "Return a reader's habits."
     return _STYLES[reader]
+
+# %% ../nbs/03_wordings.ipynb #cdd79573
+_SIDES = {"right": {"on_side": "on the right", "sided": "right-sided", "side_of_the": "right side of the", "S": "R"}, "left": {"on_side": "on the left", "sided": "left-sided", "side_of_the": "left side of the", "S": "L"},
+          "midline": {"on_side": "in the midline", "sided": "midline", "side_of_the": "midline of the", "S": "midline"}}
+_LEVELS = {"base": {"lev": "basal", "level": "base", "at_level": "at the base"}, "mid": {"lev": "mid-gland", "level": "mid-gland", "at_level": "at mid-gland level"}, "apex": {"lev": "apical", "level": "apex", "at_level": "at the apex"}}
+_ZONES = {"PZ": "peripheral zone", "TZ": "transition zone", "AFS": "anterior fibromuscular stroma", "CZ": "central zone"}
+_APS = {"anterior": ("anteriorly", "a"), "posterior": ("posteriorly", "p"), "posterolateral": ("posterolaterally", "pl"), "posteromedial": ("posteromedially", "pm")}
+AMERICAN = {"haemorrhage": "hemorrhage", "Haemorrhage": "Hemorrhage", "tumour": "tumor", "Tumour": "Tumor", "artefact": "artifact", "visualised": "visualized"}
+BULLET_LABEL = {"comparison": "Comparison: ", "haemorrhage": "T1 haemorrhage: ", "tz": "TZ: ", "pz": "PZ: ", "stroma": "CZ/AFS: ", "epe": "EPE/NVB: ", "seminal": "SV: ", "nodes": "LN: ", "bones": "Bones: ", "bladder": "Bladder/rectum: ", "other": "Other: "}
+RANKS = ("Index", "Second", "Third", "Fourth")
+
+
+def on_sides(sides: set[str]) -> str:
+    "Name one side or both: \"on the left\", \"in the midline\", \"on both sides\"."
+    return "on both sides" if {"left", "right"} <= sides else _SIDES[next((x for x in _SIDES if x in sides), "midline")]["on_side"]
+
+
+def place_facts(zone: str, side: str, level: str, ap: str, terse: bool = False) -> dict[str, str]:
+    "Name the parts of a place, in full and in short."
+    aspect, letter = ("", "") if zone in ("AFS", "CZ") else _APS[ap]
+    facts = {"side": side, "zone": _ZONES[zone], "z": zone, "ap": ap if letter else "", "aspect": aspect, "Z": zone + letter} | _SIDES[side] | _LEVELS[level]
+    facts["Sz"] = facts["S"] + ("" if side != "midline" and zone != "AFS" else " ") + zone
+    facts["side_level"] = f"{facts['level']} in the midline" if side == "midline" else f"{side} {facts['level']}"
+    return facts | ({"level": level} if terse else {})
