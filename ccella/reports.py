@@ -6,7 +6,7 @@
 __all__ = ['SHIPPED', 'READ', 'train_tokenizer', 'small_t5_config', 'save_text_encoder', 'TextEncoder', 'load_text_encoder',
            'collate', 'TextCache', 'pooled']
 
-# %% ../nbs/09_reports.ipynb #a860a8ab
+# %% ../nbs/09_reports.ipynb #9478128b
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ from .core import CcellaError, atomic_path, write_json
 
 transformers_logging.disable_progress_bar()     # a bar per loaded folder says nothing
 
-# %% ../nbs/09_reports.ipynb #4b498b66
+# %% ../nbs/09_reports.ipynb #b53889ac
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> PreTrainedTokenizerFast:
     "Learn a vocabulary of at most `vocab_size` pieces; `save_pretrained` it, and `AutoTokenizer` reads it back."
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -64,8 +64,8 @@ def save_text_encoder(model: T5EncoderModel, tokenizer: PreTrainedTokenizerFast,
     write_json(folder / "about.json", about)
     return folder
 
-# %% ../nbs/09_reports.ipynb #2464b9e4
-SHIPPED = Path(__file__).parent / "weights" / "text" if "__file__" in globals() else Path("ccella/weights/text")
+# %% ../nbs/09_reports.ipynb #d6e928e0
+SHIPPED = Path(__file__).parent / "weights" / "text" if "__file__" in globals() else Path("../ccella/weights/text")
 READ = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "special_tokens_map.json", "spiece.model")
 
 
@@ -113,7 +113,7 @@ def _file_sha(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-# %% ../nbs/09_reports.ipynb #cba8b373
+# %% ../nbs/09_reports.ipynb #157b4015
 def load_text_encoder(where: str | Path = "shipped", device: str = "cpu", dtype: torch.dtype = torch.float32) -> TextEncoder:
     "A frozen T5 encoder from the package, a Hugging Face folder, or the local hub cache; nothing is downloaded. Raises CcellaError."
     folder = SHIPPED if str(where) == "shipped" else Path(where)
@@ -139,7 +139,7 @@ def load_text_encoder(where: str | Path = "shipped", device: str = "cpu", dtype:
         raise CcellaError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {config['vocab_size']}; they do not belong together")
     return TextEncoder(model, tokenizer, folder, device)
 
-# %% ../nbs/09_reports.ipynb #ecd61866
+# %% ../nbs/09_reports.ipynb #da9cb5a2
 def collate(states: Sequence[Float[Tensor, "n d"]]) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
     "States as one float32 batch, and the mask of the tokens that are there."
     longest = max(len(s) for s in states)
@@ -148,7 +148,7 @@ def collate(states: Sequence[Float[Tensor, "n d"]]) -> tuple[Float[Tensor, "b n 
         text[row, :len(state)], mask[row, :len(state)] = state.float(), True
     return text, mask
 
-# %% ../nbs/09_reports.ipynb #d3af3cef
+# %% ../nbs/09_reports.ipynb #4c7b7bec
 class TextCache:
     "States of texts under one encoder, length and padding, in `root/KEY`, half precision unless told otherwise."
 
@@ -182,7 +182,7 @@ class TextCache:
             self.fill([text])
         return load_file(self.path(text))["states"].float()
 
-# %% ../nbs/09_reports.ipynb #fe9e08d5
+# %% ../nbs/09_reports.ipynb #90897a83
 def pooled(states: Sequence[Float[Tensor, "n d"]]) -> Float[Tensor, "b d"]:
     "Mean state of each text."
     return torch.stack([s.float().mean(0) for s in states])
