@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Estimate', 'binary', 'auc', 'average_precision', 'ceiling_auc', 'wilson', 'patient_draws', 'bootstrap', 'subsample']
 
-# %% ../nbs/16_stats.ipynb #3a927753
+# %% ../nbs/16_stats.ipynb #cf9fd0cc
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import norm, rankdata
 
-# %% ../nbs/16_stats.ipynb #6f83a9c5
+# %% ../nbs/16_stats.ipynb #ac931623
 class Estimate(NamedTuple):
     "A figure with its interval and the number of exams (or rows) behind it; `value` is None where nothing could be counted."
     value: float | None
@@ -25,7 +25,7 @@ class Estimate(NamedTuple):
     def __str__(self):
         return f"not defined (n={self.n})" if self.value is None else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] (n={self.n})"
 
-# %% ../nbs/16_stats.ipynb #57ba07fd
+# %% ../nbs/16_stats.ipynb #b940b4d1
 def binary(labels, scores=None) -> tuple[np.ndarray, np.ndarray | None]:
     "Check labels (0/1) and finite scores of one length, and return them as arrays; ValueError says what was found."
     y = np.asarray(labels).ravel()
@@ -44,7 +44,7 @@ def auc(labels, scores) -> float:
     if not pos or not neg: raise ValueError(f"AUC needs both classes, found {pos} positive and {neg} negative exams")
     return float((rankdata(s)[y == 1].sum() - pos * (pos + 1) / 2) / (pos * neg))
 
-# %% ../nbs/16_stats.ipynb #e4a9447e
+# %% ../nbs/16_stats.ipynb #d7b13d50
 def average_precision(labels, scores) -> float:
     "Average precision: sum over thresholds of precision times gained recall. ValueError where no exam is positive."
     y, s = binary(labels, scores)
@@ -55,7 +55,7 @@ def average_precision(labels, scores) -> float:
     hits = y.cumsum()[ends]
     return float((hits / (ends + 1) * np.diff(np.r_[0, hits])).sum() / hits[-1])
 
-# %% ../nbs/16_stats.ipynb #3467b18c
+# %% ../nbs/16_stats.ipynb #52197ce9
 def ceiling_auc(p, weights=None) -> float:
     """AUC of the ideal score `p` when labels are Bernoulli(p): the most that any classifier reaches in expectation.
 
@@ -74,7 +74,7 @@ def ceiling_auc(p, weights=None) -> float:
     if pairs <= 0: raise ValueError("these probabilities leave only one class: there is no AUC")
     return float(won / pairs)
 
-# %% ../nbs/16_stats.ipynb #1c66f42a
+# %% ../nbs/16_stats.ipynb #104167e7
 def wilson(hits: int, n: int, level: float = 0.95) -> Estimate:
     "Rate `hits`/`n` with Wilson's score interval; no value where n is 0."
     if not 0 <= hits <= n: raise ValueError(f"{hits} hits of {n}")
@@ -85,7 +85,7 @@ def wilson(hits: int, n: int, level: float = 0.95) -> Estimate:
     half = z / shrink * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     return Estimate(rate, float(max(0., min(rate, centre - half))), float(min(1., max(rate, centre + half))), n)
 
-# %% ../nbs/16_stats.ipynb #700a3a7a
+# %% ../nbs/16_stats.ipynb #ef21fba4
 def patient_draws(labels, patients=None, draws: int = 2000, seed: int = 0):
     "Yield `draws` index arrays of exams: patients resampled with replacement within their class, each with all their exams."
     y, _ = binary(labels)
@@ -105,17 +105,19 @@ def patient_draws(labels, patients=None, draws: int = 2000, seed: int = 0):
 def bootstrap(labels, scores, statistic: Callable = auc, patients=None, draws: int = 2000, level: float = 0.95, seed: int = 0) -> Estimate:
     """`statistic(labels, scores)` with its percentile interval over patients, resampled within their class.
 
-    Draws in which the statistic is not defined (a class lost with mixed patients, nothing predicted positive) are left out."""
+    Draws in which the statistic is not defined (a class lost with mixed patients, nothing predicted positive) are left out.
+    A perfect ranking is perfect in every draw: its interval has no width, and n says how little that may mean."""
     y, s = binary(labels, scores)
+    whole = float(statistic(y, s))
     def value(i):
         try: return statistic(y[i], s[i])
         except ValueError: return None  # not defined on this draw: the docstring says what becomes of it
     kept = [v for i in patient_draws(y, patients, draws, seed) if (v := value(i)) is not None]
     if not kept: raise ValueError(f"the statistic is not defined on any of {draws} draws of {len(y)} exams")
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(statistic(y, s)), float(low), float(high), len(y))
+    return Estimate(whole, float(low), float(high), len(y))
 
-# %% ../nbs/16_stats.ipynb #d5779612
+# %% ../nbs/16_stats.ipynb #b2112629
 def subsample(metric: Callable, *sets: Sequence, fraction: float = 0.5, draws: int = 50, level: float = 0.95, seed: int = 0) -> Estimate:
     """`metric(*sets)` with an interval from subsets drawn without replacement; n is the size of the smallest set.
 
