@@ -6,7 +6,7 @@
 __all__ = ['ZONES', 'SIDES', 'LEVELS', 'APS', 'CAPSULES', 'AP_OF_ZONE', 'WORD_LIMITS', 'category', 'Finding',
            'gland_dimensions_mm', 'Findings', 'write_report', 'Sighting', 'Reading', 'read_report']
 
-# %% ../nbs/03_findings.ipynb #9e68e654
+# %% ../nbs/03_findings.ipynb #6782d053
 import dataclasses
 import math
 import random
@@ -17,7 +17,7 @@ from . import wordings as words
 from .core import CcellaError, seed_for
 from .wordings import HELD_OUT_READER, READERS, UNSCORED_READERS
 
-# %% ../nbs/03_findings.ipynb #c763503f
+# %% ../nbs/03_findings.ipynb #7e7ebeef
 ZONES = ("PZ", "TZ", "AFS", "CZ")
 SIDES = ("left", "right", "midline")
 LEVELS = ("base", "mid", "apex")
@@ -25,7 +25,7 @@ APS = ("anterior", "posterior", "posterolateral", "posteromedial")
 CAPSULES = ("none", "abuts", "bulge", "extension")
 AP_OF_ZONE = {"PZ": APS, "TZ": ("anterior", "posterior"), "AFS": ("anterior",), "CZ": ("posterior",)}
 
-# %% ../nbs/03_findings.ipynb #5f7a29cd
+# %% ../nbs/03_findings.ipynb #bc6aada1
 def category(zone: str, t2: int, dwi: int, dce_positive: bool = False) -> int:
     "Combine the scores (1–5) of a lesion into its PI-RADS v2.1 category; CZ follows the PZ's rule, AFS the TZ's."
     if zone in ("PZ", "CZ"):
@@ -34,7 +34,7 @@ def category(zone: str, t2: int, dwi: int, dce_positive: bool = False) -> int:
         return 3
     return 4 if t2 == 3 and dwi == 5 else t2
 
-# %% ../nbs/03_findings.ipynb #b95fad54
+# %% ../nbs/03_findings.ipynb #dc38899c
 def _require(holds: bool, what: str, found, expected: str) -> None:
     "Raise a one-line error unless `holds`."
     if not holds:
@@ -50,7 +50,7 @@ def _require_between(what: str, value, low: float, high: float, unit: str = "") 
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     _require(number and low <= value <= high, what, value, f"{low:g} to {high:g} {unit}".rstrip())
 
-# %% ../nbs/03_findings.ipynb #3330c5c7
+# %% ../nbs/03_findings.ipynb #348a3e24
 @dataclass(frozen=True)
 class Finding:
     "One lesion: where it is, how large, how it scores, and (never reported) its histology."
@@ -98,13 +98,13 @@ class Finding:
         "Sort key of PI-RADS v2.1: highest category, then extraprostatic extension, then size."
         return self.pirads, self.capsule == "extension", self.size_mm
 
-# %% ../nbs/03_findings.ipynb #c26483f7
+# %% ../nbs/03_findings.ipynb #6cc0813a
 def gland_dimensions_mm(volume_ml: float) -> tuple[float, float, float]:
     "Return (LR, AP, SI) of the ellipsoid of that volume with the public cohort's proportions (53.5 : 43 : 47)."
     scale = (volume_ml * 1000 / (math.pi / 6 * 53.5 * 43 * 47)) ** (1 / 3)
     return tuple(round(side * scale, 1) for side in (53.5, 43.0, 47.0))
 
-# %% ../nbs/03_findings.ipynb #45888875
+# %% ../nbs/03_findings.ipynb #cb35ddd4
 @dataclass(frozen=True)
 class Findings:
     "The truth of an exam that its report speaks of; `lesions` has the index lesion first."
@@ -195,7 +195,7 @@ def _build(cls, plain: dict, what: str):
     _require(not missing, f"{what} keys missing", missing, "all of them")
     return cls(**plain)
 
-# %% ../nbs/03_findings.ipynb #abf4e5cf
+# %% ../nbs/03_findings.ipynb #233f8bf4
 WORD_LIMITS = (90, 430)
 
 
@@ -215,7 +215,7 @@ def write_report(findings: Findings, reader: str, seed: int) -> str:
         chat = min(1.0, chat + 0.1) if count < WORD_LIMITS[0] else max(0.0, chat - 0.1)
     raise CcellaError(f"reader {reader!r} found no wording of {WORD_LIMITS[0]} to {WORD_LIMITS[1]} words for these findings")
 
-# %% ../nbs/03_findings.ipynb #f03916a8
+# %% ../nbs/03_findings.ipynb #1171d5fe
 class _Scribe:
     "Says one exam in one reader's style."
 
@@ -249,7 +249,7 @@ class _Scribe:
         "Write a side in full or by its letter."
         return side[0].upper() if self.style.short_sides else side
 
-# %% ../nbs/03_findings.ipynb #59a77e2a
+# %% ../nbs/03_findings.ipynb #0ed06d7d
 def _exam_facts(self) -> dict[str, str]:
     "Name everything of the exam that is not a lesion's own."
     f, rng = self.findings, self.rng
@@ -273,7 +273,7 @@ def _exam_facts(self) -> dict[str, str]:
 
 _Scribe._exam_facts = _exam_facts
 
-# %% ../nbs/03_findings.ipynb #6d346a53
+# %% ../nbs/03_findings.ipynb #8ccaa137
 def _background(self, section: str, **_) -> str:
     "Sections that need no more than the exam's facts."
     f = self.findings
@@ -327,7 +327,7 @@ def _stroma(self, **_) -> str:
 for _method in (_background, _opening, _pointer, _pz, _tz, _stroma):
     setattr(_Scribe, _method.__name__, _method)
 
-# %% ../nbs/03_findings.ipynb #4e879834
+# %% ../nbs/03_findings.ipynb #156d2409
 def _lesion_facts(self, k: int) -> dict[str, str]:
     "Name everything of lesion `k` (0: index); alternatives are drawn later, at each use."
     lesion, style = self.findings.lesions[k], self.style
@@ -383,7 +383,7 @@ def _advice(self) -> str:
 for _method in (_lesion_facts, _lesion, _lesions, _impression, _advice):
     setattr(_Scribe, _method.__name__, _method)
 
-# %% ../nbs/03_findings.ipynb #22751f01
+# %% ../nbs/03_findings.ipynb #bd8b1862
 def _section(self, section: str, alone: bool) -> str | list[str]:
     "Say one section."
     if section.startswith("lesions"):
@@ -432,7 +432,7 @@ for _method in (_section, _block, _report):
     setattr(_Scribe, _method.__name__, _method)
 _Scribe.report = _report
 
-# %% ../nbs/03_findings.ipynb #f3a1a6c0
+# %% ../nbs/03_findings.ipynb #57182056
 @dataclass(frozen=True)
 class Sighting:
     "A lesion as a report states it; what it leaves open is None."
@@ -457,7 +457,7 @@ class Reading:
         "The index lesion as stated."
         return self.lesions[0] if self.lesions else None
 
-# %% ../nbs/03_findings.ipynb #26ed2900
+# %% ../nbs/03_findings.ipynb #2a9abeff
 _ZONE_WORDS = {"AFS": r"anterior (?:fibromuscular )?stroma|AFM?S\b", "PZ": r"peripheral zone|\b[RL]?PZ(?:pl|pm|a|p)?\b", "TZ": r"transition(?:al)? zone|\b[RL]?TZ[ap]?\b", "CZ": r"central zone|\b[RL]?CZ\b"}
 _SIDE_PATTERNS = {"left": r"(?i:\bleft\b)|\bL(?=\b(?!\d)|[PTC]Z)", "right": r"(?i:\bright\b)|\bR(?=\b(?!\d)|[PTC]Z)", "midline": r"(?i:\bmidline\b)"}
 _LEVEL_PATTERNS = {"base": r"\b(?:base|basal)\b", "mid": r"\bmid(?:-?gland|-third)?\b|\bmiddle third\b", "apex": r"\b(?:apex|apical)\b"}
@@ -482,7 +482,7 @@ def _place(unit: str) -> tuple[str, str, str, str | None] | None:
         return None
     return zone, side, level, AP_OF_ZONE[zone][0] if len(AP_OF_ZONE[zone]) == 1 else _only(_AP_PATTERNS, unit, re.IGNORECASE)
 
-# %% ../nbs/03_findings.ipynb #31a2dcff
+# %% ../nbs/03_findings.ipynb #7383dab1
 def _sightings(text: str) -> list[Sighting]:
     "Read the lesions of a text in its order; a lesion's description ends with its paragraph at the latest."
     return [found for paragraph in re.split(r"\n\s*\n", text) for found in _paragraph_sightings(paragraph)]

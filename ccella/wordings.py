@@ -10,12 +10,12 @@ __all__ = ['FALLBACK', 'INDICATION', 'BIOPSY', 'COMPARISON', 'TECHNIQUE', 'CONTR
            'HELD_OUT_READER', 'READERS', 'UNSCORED_READERS', 'AMERICAN', 'BULLET_LABEL', 'RANKS', 'expand', 'tidy',
            'Reader', 'style_of', 'on_sides', 'place_facts']
 
-# %% ../nbs/03_wordings.ipynb #963d0b12
+# %% ../nbs/03_wordings.ipynb #06b2e09f
 import random
 import re
 from collections.abc import Mapping
 
-# %% ../nbs/03_wordings.ipynb #906b24ca
+# %% ../nbs/03_wordings.ipynb #cd1d26cb
 def expand(template: str, rng: random.Random, facts: Mapping[str, str], chat: float = 0.5) -> str:
     "Fill in the facts of `template` and draw its alternatives; `chat` is the chance of each optional part."
     while "<" in template:
@@ -29,7 +29,7 @@ def expand(template: str, rng: random.Random, facts: Mapping[str, str], chat: fl
         template = template[:found.start()] + drawn + template[found.end():]
     return template
 
-# %% ../nbs/03_wordings.ipynb #daf26897
+# %% ../nbs/03_wordings.ipynb #d0f2e223
 def tidy(line: str) -> str:
     "Settle articles, spaces, stops and capitals of one line."
     line = re.sub(r"\b([Aa])\(n\) (?=(\S+))", lambda m: m[1] + ("n " if _takes_an(m[2]) else " "), line)
@@ -45,10 +45,10 @@ def _takes_an(word: str) -> bool:
         return True
     return bool(re.match(r"8(?!\d\d)|11(?![\d.])|18(?![\d.])|[aeio]|u(?!ni)", word, re.IGNORECASE))
 
-# %% ../nbs/03_wordings.ipynb #456cd06a
+# %% ../nbs/03_wordings.ipynb #12768a49
 FALLBACK = {"flowing": "formal", "terse": "formal", "old": "flowing", "visitor": "formal"}
 
-# %% ../nbs/03_wordings.ipynb #c51514fd
+# %% ../nbs/03_wordings.ipynb #d3b191b4
 INDICATION = {
     "formal": ["<age>-year-old {man|male|male patient} with {<psa_word> PSA of <psa> ng/mL|<psa_word> PSA (<psa> ng/mL)}. <biopsy>",
                "<psa_long> PSA (<psa> ng/mL) in a(n) <age>-year-old {man|patient}. <biopsy> [Evaluate for clinically significant {prostate cancer|malignancy}.]",
@@ -82,7 +82,7 @@ COMPARISON = {
     "visitor": ["{Nothing|No earlier scan} to compare with.", "First MRI {here|at this hospital}.", "{None|No earlier scans} on file."],
 }
 
-# %% ../nbs/03_wordings.ipynb #0df22879
+# %% ../nbs/03_wordings.ipynb #d4fe01f5
 TECHNIQUE = {
     "formal": ["{Multiplanar|Triplanar|High-resolution multiplanar} T2-weighted {imaging|images}, axial T1-weighted imaging and diffusion-weighted imaging (<bvalues>) with ADC map at <field> T[ using a {pelvic|body} phased-array coil][, without endorectal coil]. <contrast> <quality>",
                "<protocol> MRI of the prostate at <field> Tesla[ {with|using} a phased-array surface coil]. Sequences: T2-weighted in {three planes|the axial, sagittal and coronal planes}, DWI with <bvalues>, ADC map. <contrast> <quality>",
@@ -111,7 +111,7 @@ QUALITY = {
              "visitor": ["The scan is {spoilt|degraded} by {movement|bowel gas}, so sensitivity is reduced."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #5999e816
+# %% ../nbs/03_wordings.ipynb #2cdd969b
 SIZE = {
     "formal": ["The {prostate|gland|prostate gland} measures <dims>[ (transverse x AP x craniocaudal)], {with an estimated volume of|for a(n) calculated volume of|corresponding to a volume of} <volume> mL. PSA density {is |}<psad> ng/mL{2|/mL}.",
                "Prostate {size|dimensions}: <dims>. {Estimated |Calculated |}volume {is |}<volume> mL[ ({ellipsoid formula|by ellipsoid formula})]. {The |}PSA density is <psad> ng/mL/mL.",
@@ -132,7 +132,7 @@ HAEMORRHAGE = {
             "terse": ["None.", "Absent.", "No."], "visitor": ["No blood {products are seen|products}."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #ea050499
+# %% ../nbs/03_wordings.ipynb #3a470b9e
 PZ_BACKGROUND = {
     "normal": {"formal": ["{Homogeneous|Normal} high T2 signal {in|throughout} the peripheral zone.", "The peripheral zone {shows|has} {normal|uniform} high T2 signal."],
                "flowing": ["The peripheral zone is {bright|of normal high signal} on T2{| and well preserved}."], "terse": ["{Normal|Uniform} high T2 signal.", "T2 bright."], "visitor": ["The peripheral zone is {normally bright|uniformly bright} on T2."]},
@@ -183,7 +183,7 @@ STROMA = {
     "both": {"formal": ["Central zone and anterior {fibromuscular |}stroma: see <pointer>."], "terse": ["See <pointer>."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #bd48856e
+# %% ../nbs/03_wordings.ipynb #8a2137b9
 T2_LOOK = {
     "PZ": {1: ["{barely visible|inconspicuous}"], 2: ["{mildly|slightly} hypointense and {wedge-shaped|linear}", "wedge-shaped{,| and} {mildly|slightly} hypointense"],
            3: ["heterogeneous with {indistinct|ill-defined} margins", "{moderately hypointense|rounded, moderately hypointense} but not circumscribed"],
@@ -209,7 +209,7 @@ CAPSULE = {
     "extension": {"formal": ["{There is|Findings indicate} {definite |clear |}{extraprostatic extension|extension through the capsule}.", "The capsule is {breached|interrupted} with {extraprostatic extension|extension into the {periprostatic |}fat}."], "terse": ["EPE present.", "EPE +.", "Definite EPE."], "visitor": ["It {breaks|goes} through the capsule (extraprostatic extension)."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #c3688cb3
+# %% ../nbs/03_wordings.ipynb #30b71050
 EPE = {
     "none": {"formal": ["No {evidence of |}extraprostatic extension. {The neurovascular bundles are {preserved|symmetric|unremarkable}.|Neurovascular bundles intact.}", "{Capsule intact|The capsule is {intact|smooth}}. {Neurovascular bundles {preserved|unremarkable}.|The neurovascular bundles are symmetric.}"],
              "flowing": ["The capsule is {intact|smooth} and the neurovascular bundles are {preserved|symmetric}."], "terse": ["None. NVB {intact|free}.", "No EPE, NVB {preserved|intact}."], "visitor": ["The capsule and the nerve bundles are {intact|normal}."]},
@@ -246,7 +246,7 @@ OTHER = {
     "visitor": ["{Nothing else of note.|No other findings.|A few bowel diverticula.|Some wear of the <any_side> hip.|A small <any_side> groin hernia containing fat.}"],
 }
 
-# %% ../nbs/03_wordings.ipynb #57758bf9
+# %% ../nbs/03_wordings.ipynb #70430cb7
 LIKELIHOOD = {2: "{clinically significant cancer {is |}unlikely|low likelihood of clinically significant cancer|low suspicion}", 3: "{equivocal|intermediate likelihood of clinically significant cancer|equivocal for clinically significant cancer}",
               4: "{clinically significant cancer {is |}likely|high likelihood of clinically significant cancer|high suspicion}", 5: "{clinically significant cancer {is |}highly likely|very high likelihood of clinically significant cancer|very high suspicion}"}
 GRADE = {2: "{probably benign|benign-appearing|likely benign}", 3: "{equivocal|indeterminate}", 4: "suspicious", 5: "highly suspicious"}
@@ -270,7 +270,7 @@ OVERALL = {
     "terse": ["Overall PI-RADS <overall>.", "PI-RADS <overall> (overall).", "Overall: PI-RADS <overall>."], "visitor": ["PI-RADS score overall: <overall>.", "Overall PI-RADS score <overall>."],
 }
 
-# %% ../nbs/03_wordings.ipynb #1d707866
+# %% ../nbs/03_wordings.ipynb #3ace82aa
 SPREAD = {   # local extension, seminal vesicles, nodes, bones: what the impression repeats
     "none": {"formal": ["[No {evidence of |}extraprostatic extension, {seminal vesicle invasion|SVI} or {lymphadenopathy|suspicious nodes}.]", "[Organ-confined{ disease on MRI|}.]"], "terse": ["[No EPE, SVI or adenopathy.]", "[No {EPE|extension}, no adenopathy.]"], "visitor": ["[{No spread outside the gland|Confined to the gland}.]"]},
     "clear": {"formal": ["[No {lymphadenopathy|enlarged pelvic lymph nodes}.]"], "terse": ["[No adenopathy.]"], "visitor": ["[Lymph nodes normal.]"]},
@@ -296,7 +296,7 @@ ADVICE = {
     "spread": {"formal": ["{MR-targeted biopsy and staging|Targeted biopsy; staging (bone scan or PSMA PET)} recommended.", "{Discuss|Discussion} at multidisciplinary {meeting|conference}; targeted biopsy and staging."], "terse": ["TBx, staging, MDT."], "old": ["{Biopsy and staging|Biopsy and bone scan} advised."], "visitor": ["For the cancer meeting; biopsy and staging."]},
 }
 
-# %% ../nbs/03_wordings.ipynb #545ca527
+# %% ../nbs/03_wordings.ipynb #2a763fbe
 from dataclasses import dataclass
 
 
@@ -318,7 +318,7 @@ class Reader:
     short_sides: bool = False
     titles: tuple[str, ...] = ("",)
 
-# %% ../nbs/03_wordings.ipynb #a75fe423
+# %% ../nbs/03_wordings.ipynb #599c5cff
 SECTIONS = ("indication", "comparison", "technique", "size", "haemorrhage", "pz", "tz", "stroma", "lesions", "epe", "seminal", "nodes", "bladder", "bones", "other", "impression")
 _STYLES = {
     "classic": Reader(
@@ -375,7 +375,7 @@ HELD_OUT_READER = "visitor"
 _STYLES[HELD_OUT_READER] = Reader(
     voice="visitor", label="Lesion <k>", heading="run", numbering="({k}) ", titles=("Scan of the prostate", ""),
     blocks=(("History:", ("indication",)), ("Earlier scans:", ("comparison",)), ("Scan:", ("technique",)), ("Report:", ("size", "haemorrhage")), ("", ("pz", "tz", "stroma")), ("", ("lesions",)), ("Around the gland:", ("epe", "seminal", "nodes")), ("Elsewhere:", ("bladder", "bones", "other")), ("Summary:", ("impression",))),
-    places=("<side_of_the> <zone>, <ap>, <level>", "<zone>, <side>, <ap> at the <level>"),
+    places=("<side> <zone>, <ap>, close to the <level>", "<zone> <on_side>, <ap>, {near|close to} the <level>", "<side_of_the> <zone>, <ap>, <level>"),
     lesion=("{An abnormality|An abnormal area|A lesion} of <size> {lies|is present} in the <place>. {On T2 it is <t2_look>|It looks <t2_look> on T2}, and diffusion shows <dwi_look>. <adc> <dce> <capsule> {Scores|Scored}: T2 <t2>, diffusion <dwi>, PI-RADS score <cat>.",),
     brief="A further abnormality of <size> lies in the <place>: T2 <t2>, diffusion <dwi>, PI-RADS score <cat>.")
 READERS = tuple(_STYLES)
@@ -386,7 +386,7 @@ def style_of(reader: str) -> Reader:
     "Return a reader's habits."
     return _STYLES[reader]
 
-# %% ../nbs/03_wordings.ipynb #209292a2
+# %% ../nbs/03_wordings.ipynb #ed42f558
 _SIDES = {"right": {"on_side": "on the right", "sided": "right-sided", "side_of_the": "right side of the", "S": "R"}, "left": {"on_side": "on the left", "sided": "left-sided", "side_of_the": "left side of the", "S": "L"},
           "midline": {"on_side": "in the midline", "sided": "midline", "side_of_the": "midline of the", "S": "midline"}}
 _LEVELS = {"base": {"lev": "basal", "level": "base", "at_level": "at the base"}, "mid": {"lev": "mid-gland", "level": "mid-gland", "at_level": "at mid-gland level"}, "apex": {"lev": "apical", "level": "apex", "at_level": "at the apex"}}
