@@ -6,7 +6,7 @@
 __all__ = ['SHIPPED', 'WEIGHTS', 'SIZES', 'Vae', 'vae_loss', 'save_vae', 'load_vae', 'encode_exam', 'decode_exam', 'ScaleMeter',
            'latent_scale', 'pool_mask', 'LatentExam', 'LatentCache', 'regions_of', 'encode_cohort']
 
-# %% ../nbs/08_latents.ipynb #a143fe75
+# %% ../nbs/08_latents.ipynb #e8768430
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiGroupNorm3D
 from monai.inferers import sliding_window_inference
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -30,7 +30,7 @@ from .layouts import read_truth
 from .preprocess import Prepared, prepare_exam, resample
 from .recipe import Recipe, VaeConfig
 
-# %% ../nbs/08_latents.ipynb #7bdd2a76
+# %% ../nbs/08_latents.ipynb #9f752041
 class Vae(nn.Module):
     "MONAI's MAISI autoencoder for one-channel volumes in [0, 1], without hidden noise and on any device."
 
@@ -43,6 +43,10 @@ class Vae(nn.Module):
             spatial_dims=3, in_channels=1, out_channels=1, num_channels=tuple(config.channels), num_res_blocks=(config.res_blocks,) * levels,
             latent_channels=config.latent_channels, norm_num_groups=config.norm_groups, attention_levels=(False,) * levels,
             num_splits=splits, dim_split=1, norm_float16=False, save_mem=False)
+        if splits == 1:      # MAISI's norm loops over groups to save GPU memory; torch's is the same function, twice as fast
+            for module in self.net.modules():
+                if isinstance(module, MaisiGroupNorm3D):
+                    module.__class__ = nn.GroupNorm
 
     def encode(self, x: Float[Tensor, "b 1 x y z"], tile: int | None = 32) -> tuple[Tensor, Tensor]:
         "Mean and spread (b, c, x/f, y/f, z/f) of each volume; volumes with a latent edge above `tile` go through in pieces."
@@ -80,7 +84,7 @@ def _tiled(function, x: Tensor, edge: int | None):
     roi = tuple(min(edge, n) for n in x.shape[2:])
     return sliding_window_inference(x, roi, 1, function, overlap=0.25, mode="gaussian")
 
-# %% ../nbs/08_latents.ipynb #96df533b
+# %% ../nbs/08_latents.ipynb #a69018b0
 def vae_loss(x: Float[Tensor, "b 1 x y z"], reconstruction: Tensor, mu: Tensor, sigma: Tensor, kl_weight: float = 1e-6,
              edge_weight: float = 0.0, weight: Tensor | None = None) -> dict[str, Tensor]:
     "Reconstruction, edge and Kullback–Leibler terms of a VAE, and their weighted sum under `loss`."
@@ -91,7 +95,7 @@ def vae_loss(x: Float[Tensor, "b 1 x y z"], reconstruction: Tensor, mu: Tensor, 
     terms["edge"] = sum((reconstruction.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3, 4)) if edge_weight else gap.new_zeros(())
     return terms | {"loss": terms["l1"] + edge_weight * terms["edge"] + kl_weight * terms["kl"]}
 
-# %% ../nbs/08_latents.ipynb #f7c4a6a4
+# %% ../nbs/08_latents.ipynb #b0a50368
 SHIPPED = Path(__file__).parent / "weights" / "vae" if "__file__" in globals() else Path("../ccella/weights/vae")
 WEIGHTS, SIZES = "model.safetensors", "config.json"
 
@@ -134,7 +138,7 @@ def load_vae(where: str | Path | None = "shipped", config: VaeConfig | None = No
     vae.net.load_state_dict({k: v.float() for k, v in weights.items()}, assign=True)
     return vae.eval().requires_grad_(False).to(device)
 
-# %% ../nbs/08_latents.ipynb #60f017c0
+# %% ../nbs/08_latents.ipynb #7cf76a80
 @torch.no_grad()
 def encode_exam(vae: Vae, x: Float[Tensor, "s x y z"], tile: int | None = 32) -> tuple[Tensor, Tensor]:
     "Mean and spread (s*c, x/f, y/f, z/f) on the CPU in float32 of an exam's sequences, one sequence at a time."
@@ -151,7 +155,7 @@ def decode_exam(vae: Vae, z: Float[Tensor, "sc x y z"], tile: int | None = 32) -
         raise CcellaError(f"a latent of {z.shape[0]} channels is not a whole number of sequences of {c} channels")
     return torch.cat([vae.decode(one[None].to(device), tile)[0].float().cpu() for one in z.split(c)]).clamp(0, 1)
 
-# %% ../nbs/08_latents.ipynb #0ff49dad
+# %% ../nbs/08_latents.ipynb #4520aba4
 class ScaleMeter:
     "Running mean and variance per sequence over any number of exams."
 
@@ -182,12 +186,12 @@ def latent_scale(mus: Iterable[Tensor], sigmas: Iterable[Tensor], sequences: int
         meter.update(mu, sigma)
     return meter.scale()
 
-# %% ../nbs/08_latents.ipynb #b53632f7
+# %% ../nbs/08_latents.ipynb #935f76cc
 def pool_mask(mask: np.ndarray | Tensor, factor: int) -> Bool[Tensor, "x y z"]:
     "True where a latent voxel holds any voxel of the mask."
     return F.max_pool3d((torch.as_tensor(np.asarray(mask)) > 0).float()[None, None], factor)[0, 0] > 0
 
-# %% ../nbs/08_latents.ipynb #d10cd31d
+# %% ../nbs/08_latents.ipynb #e90c3e1e
 @dataclass(frozen=True)
 class LatentExam:
     "An exam's cached latent, unscaled, with masks on the latent grid."
@@ -265,7 +269,7 @@ class LatentCache:
             write_json(file, {"of": of, "exams": len(exam_ids), "scale": dict(zip(self.sequences, meter.scale().tolist()))})
         return torch.tensor([read_json(file)["scale"][s] for s in self.sequences])
 
-# %% ../nbs/08_latents.ipynb #3098abd3
+# %% ../nbs/08_latents.ipynb #df18d1bb
 def _sources(exam) -> str:
     files = [*exam.files.values(), exam.gland, exam.truth and Path(exam.truth) / "lesions.nii.gz"]
     stats = [(Path(f).name, Path(f).stat().st_size, Path(f).stat().st_mtime_ns) for f in files if f and Path(f).is_file()]
