@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 INI = configparser.ConfigParser(delimiters=["="], interpolation=None)
 INI.read(ROOT / "settings.ini", encoding="utf-8")
 TOLD = {p.stem: int(m[1]) for p in sorted((ROOT / "ccella").glob("*.py")) if (m := re.search(r"File to edit: \.\./nbs/(\d+)_", p.read_text(encoding="utf-8")))}
+PACKAGES = packages_distributions()
 plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -38,9 +39,8 @@ def test_a_module_knows_only_what_was_told_before_it(module):
 @pytest.mark.parametrize("module", TOLD)
 def test_what_a_module_imports_is_required(module):
     required = {plain(re.split(r"[<>=!~\[]", r)[0]) for r in INI["DEFAULT"]["requirements"].split()}
-    packages = packages_distributions()
     for name in sorted({name.split(".")[0] for name in imports(ROOT / "ccella" / f"{module}.py")} - sys.stdlib_module_names - {"ccella"}):
-        assert {plain(d) for d in packages.get(name, [])} & required, f"{module} imports {name}: add it to requirements in settings.ini"
+        assert {plain(d) for d in PACKAGES.get(name, [])} & required, f"{module} imports {name}: add it to requirements in settings.ini"
 
 
 @pytest.mark.parametrize("notebook", sorted((ROOT / "nbs" / "experiments").glob("[!._]*.ipynb")), ids=lambda p: p.stem)
