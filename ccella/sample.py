@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULERS', 'LIMITS', 'build_scheduler', 'sample', 'Request', 'requests_of', 'requests_of_reports', 'condition',
            'fingerprint', 'generate_exams', 'ExamGenerator', 'device_of', 'load_generator']
 
-# %% ../nbs/15_sample.ipynb #85ca2fee
+# %% ../nbs/15_sample.ipynb #7097c68b
 import functools
 import hashlib
 import inspect
@@ -33,7 +33,7 @@ from .preprocess import restore
 from .recipe import ObjectiveConfig, Recipe, SampleConfig
 from .reports import TextEncoder, collate, load_text_encoder
 
-# %% ../nbs/15_sample.ipynb #bbd86bc2
+# %% ../nbs/15_sample.ipynb #9d7215e9
 SCHEDULERS: dict[str, tuple[str, Callable]] = {
     "ddpm": ("epsilon", lambda betas: DDPMScheduler(**betas, clip_sample=False)),
     "ddim": ("epsilon", lambda betas: DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=True, timestep_spacing="linspace")),
@@ -62,12 +62,12 @@ def build_scheduler(config: SampleConfig, objective: ObjectiveConfig | None = No
         scheduler.set_timesteps(config.steps)
     return scheduler
 
-# %% ../nbs/15_sample.ipynb #15189c7a
+# %% ../nbs/15_sample.ipynb #a6216dec
 @torch.no_grad()
 def sample(model: LatentDiffusion, cond: Conditioning, shape: Sequence[int], exam_ids: Sequence[str], seed: int, config: SampleConfig,
            objective: ObjectiveConfig | None = None, replicates: Sequence[int] | None = None, device: str = "cpu",
            callback: Callable[[int, Tensor], None] | None = None) -> tuple[Float[Tensor, "b c x y z"], Float[Tensor, "b k"] | None]:
-    "Latents in the model's scale, and the class logits of the last step, on the CPU. `callback(step, latents)` sees each step."
+    "Latents in the model's scale, and the class logits at t = 0, on the CPU. `callback(step, latents)` sees each step."
     replicates = [0] * len(exam_ids) if replicates is None else replicates
     scheduler, generators = build_scheduler(config, objective), [generator(seed, e, r) for e, r in zip(exam_ids, replicates, strict=True)]
     if len(cond) != len(exam_ids):
@@ -76,10 +76,9 @@ def sample(model: LatentDiffusion, cond: Conditioning, shape: Sequence[int], exa
     cond = cond.to(device)
     nothing = without_report(cond, model.empty_text) if config.guidance != 1 else None
     chance = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    logits = None
     for step, t in enumerate(scheduler.timesteps):
         times = t.to(device).float().expand(len(x))
-        prediction, logits = model(x, times, cond)
+        prediction = model(x, times, cond)[0]
         if nothing is not None:
             without = model(x, times, nothing)[0]
             prediction = without + config.guidance * (prediction - without)
@@ -89,9 +88,10 @@ def sample(model: LatentDiffusion, cond: Conditioning, shape: Sequence[int], exa
     if not x.isfinite().all():
         bad = [e for e, v in zip(exam_ids, x, strict=True) if not v.isfinite().all()]
         raise CcellaError(f"sampling exam {bad[0]} gave values that are not finite ({len(bad)} of {len(x)} exams); the model is broken, or try other sample settings")
+    logits = model.read(torch.zeros(len(x), device=device), cond)[1]      # at t = 0, wherever the scheduler's last step was
     return x.cpu(), None if logits is None else logits.float().cpu()
 
-# %% ../nbs/15_sample.ipynb #451c157d
+# %% ../nbs/15_sample.ipynb #81b6c4c0
 @dataclass(frozen=True)
 class Request:
     "One synthetic exam to make. `label` is the source's (-1 unknown)."
@@ -142,7 +142,7 @@ def condition(requests: Sequence[Request], states: Callable[[str], Tensor] | Non
     return Conditioning(text, mask if mask_text else None, torch.tensor([r.text != "" for r in requests]),
                         torch.tensor([r.label for r in requests]), torch.tensor([r.spacing_mm for r in requests], dtype=torch.float32))
 
-# %% ../nbs/15_sample.ipynb #76fa3ea8
+# %% ../nbs/15_sample.ipynb #9f443bbb
 def fingerprint(model: LatentDiffusion) -> str:
     "sha256 of a model's weights and scale."
     digest = hashlib.sha256(model.scale.cpu().numpy().tobytes())
@@ -207,7 +207,7 @@ def generate_exams(model: LatentDiffusion, vae: Vae, states: Callable[[str], Ten
     bar.close()
     return cohort or Cohort.read(out)
 
-# %% ../nbs/15_sample.ipynb #98196cf5
+# %% ../nbs/15_sample.ipynb #fbd2e047
 LIMITS = "limits.json"
 
 
