@@ -7,9 +7,9 @@ __all__ = ['TISSUES', 'TISSUE_IDS', 'P_CATEGORY', 'P_CATEGORY_RICH', 'P_SIGNIFIC
            'INSTITUTIONS', 'FIELD_OF_VIEW_MM', 'Tissue', 'draw_place', 'draw_scores', 'draw_isup', 'draw_lesion',
            'draw_findings', 'Canvas', 'paint_pelvis', 'lesion_center', 'lesion_semi', 'paint_gland', 'paint_lesions',
            'Scanner', 'rician', 'bias_field', 'epi_shift', 'displace', 'acquire', 'resample', 'PhantomExam',
-           'exam_name', 'draw_reader', 'phantom_report', 'phantom_exam', 'write_phantoms']
+           'exam_name', 'check_grid', 'patient_of', 'draw_reader', 'phantom_report', 'phantom_exam', 'write_phantoms']
 
-# %% ../nbs/05_phantom.ipynb #5eb62b5c
+# %% ../nbs/05_phantom.ipynb #00c2b055
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +26,7 @@ from .findings import HELD_OUT_READER, READERS, Finding, Findings, write_report
 from .layouts import write_cohort, write_exam
 from .recipe import PROSTATE
 
-# %% ../nbs/05_phantom.ipynb #b2650485
+# %% ../nbs/05_phantom.ipynb #4fe16c8f
 @dataclass(frozen=True)
 class Tissue:
     "A tissue's proton density (relative), T2 (ms), ADC (1e-6 mm²/s) and the share of its signal left by fat suppression."
@@ -47,7 +47,7 @@ TISSUES = {
 }
 TISSUE_IDS = {name: i for i, name in enumerate(TISSUES, start=1)}   # 0 is nothing
 
-# %% ../nbs/05_phantom.ipynb #e5dab0a5
+# %% ../nbs/05_phantom.ipynb #06994e0c
 P_CATEGORY = (0.09, 0.32, 0.10, 0.24, 0.25)          # PI-RADS 1..5 of an exam, PI-CAI
 P_CATEGORY_RICH = (0.05, 0.10, 0.15, 0.35, 0.35)     # lesion-rich, for training small parts
 P_SIGNIFICANT = (0.015, 0.015, 0.13, 0.41, 0.66)     # P(ISUP >= 2 | category)
@@ -89,7 +89,7 @@ def draw_scores(rng: np.random.Generator, zone: str, category: int) -> tuple[int
         return 3, 5, float(rng.uniform(15.0, 18.0))  # upgraded by diffusion
     return category, {2: int(rng.choice([2, 3])), 3: int(rng.choice([2, 3, 4])), 4: int(rng.choice([3, 4]))}[category], size
 
-# %% ../nbs/05_phantom.ipynb #9b9512c9
+# %% ../nbs/05_phantom.ipynb #e6bff45c
 def draw_isup(rng: np.random.Generator, category: int) -> int | None:
     "ISUP grade of the case given its PI-RADS category; None where no biopsy was taken."
     if rng.random() < P_SIGNIFICANT[category - 1]:
@@ -138,7 +138,7 @@ def draw_findings(rng: np.random.Generator, p_category=P_CATEGORY) -> Findings:
         pz_background=background, lesions=tuple(lesions), pirads=category, isup=isup,
         svi=bool(category == 5 and rng.random() < 0.08), nodes=bool(category == 5 and rng.random() < 0.06), bone=bool(category == 5 and rng.random() < 0.03))
 
-# %% ../nbs/05_phantom.ipynb #9cb34537
+# %% ../nbs/05_phantom.ipynb #6ff62fa1
 class Canvas:
     "Maps of proton density, T2, ADC and fat suppression on a grid of voxel centres in mm, painted structure by structure."
 
@@ -181,7 +181,7 @@ class Canvas:
             m += alpha * (over.get(key, getattr(t, key)) - m)
         self.tissue[np.broadcast_to(alpha > 0.5, self.shape)] = TISSUE_IDS[name]
 
-# %% ../nbs/05_phantom.ipynb #72ee2d75
+# %% ../nbs/05_phantom.ipynb #c2055f28
 def paint_pelvis(c: Canvas, rng: np.random.Generator, gland_mm) -> dict:
     "Paint everything but the gland; `gland_mm` are its semi-axes (mm). Returns the rectum's centre and content, which drive the distortion."
     a, b, h = gland_mm
@@ -210,7 +210,7 @@ def paint_pelvis(c: Canvas, rng: np.random.Generator, gland_mm) -> dict:
     c.paint(c.ellipsoid(bladder, semi), "bladder wall"); c.paint(c.ellipsoid(bladder, semi - 3), "urine")
     return {"rectum_mm": rectum, "rectum_radius_mm": radius, "gas": gas}
 
-# %% ../nbs/05_phantom.ipynb #d9998463
+# %% ../nbs/05_phantom.ipynb #4dbdc734
 LEVEL_W = {"base": 0.52, "mid": 0.0, "apex": -0.52}
 
 
@@ -243,7 +243,7 @@ def lesion_semi(rng: np.random.Generator, f: Finding) -> np.ndarray:
     flat = {"PZ": (0.60, 0.85), "TZ": (0.60, 0.80), "AFS": (0.45, 0.60), "CZ": (0.60, 0.80)}[f.zone]
     return f.size_mm / 2 * np.array((1.0, rng.uniform(*flat), rng.uniform(0.75, 1.0)))
 
-# %% ../nbs/05_phantom.ipynb #697293a8
+# %% ../nbs/05_phantom.ipynb #622cf6ea
 def paint_gland(c: Canvas, rng: np.random.Generator, f: Findings) -> dict:
     "Paint gland, zones, nodules and lesions. Returns membership of the gland, the lesion map and the geometry."
     gland_mm = np.array(f.dimensions_mm) / 2
@@ -280,7 +280,7 @@ def paint_gland(c: Canvas, rng: np.random.Generator, f: Findings) -> dict:
     lesions, placed = paint_lesions(c, rng, f, gland, gland_mm, tz_mm)
     return {"gland": gland, "lesions": lesions, "gland_mm": gland_mm.tolist(), "tz_mm": tz_mm.tolist(), "nodules": nodules, "lesion_geometry": placed}
 
-# %% ../nbs/05_phantom.ipynb #cce1199a
+# %% ../nbs/05_phantom.ipynb #6bcdab0e
 def paint_lesions(c: Canvas, rng: np.random.Generator, f: Findings, gland, gland_mm, tz_mm) -> tuple[np.ndarray, list[dict]]:
     "Paint every finding; returns the lesion map (k for finding k, counted from 1) and each lesion's geometry."
     lesions, placed = np.zeros(c.shape, np.int8), []
@@ -299,7 +299,7 @@ def paint_lesions(c: Canvas, rng: np.random.Generator, f: Findings, gland, gland
         placed.append({"center_mm": center.tolist(), "semi_mm": semi.tolist(), "angle_rad": angle})
     return lesions, placed
 
-# %% ../nbs/05_phantom.ipynb #8475925c
+# %% ../nbs/05_phantom.ipynb #b1a7f896
 @dataclass(frozen=True)
 class Scanner:
     "Acquisition settings: `field_of_view` scales the 96×96×64 mm box; `dwi_mm` is the native in-plane diffusion spacing; gains and noise in signal units."
@@ -339,7 +339,7 @@ def bias_field(rng, c: Canvas, strength=0.16):
     k = rng.normal(0, strength, 6)
     return np.exp(k[0] * u + k[1] * v + k[2] * w + 0.7 * (k[3] * u * u + k[4] * v * v + k[5] * u * v)).astype(np.float32)
 
-# %% ../nbs/05_phantom.ipynb #29e7b648
+# %% ../nbs/05_phantom.ipynb #5c924782
 def epi_shift(c: Canvas, where: dict, shift_mm: float):
     "Displacement (mm, along y) that decays with the distance from the rectum."
     r = np.sqrt((c.x - where["rectum_mm"][0]) ** 2 + (c.y - where["rectum_mm"][1]) ** 2)
@@ -388,7 +388,7 @@ def resample(image, shape):
             image = np.take(image, low, axis) * (1 - t) + np.take(image, low + 1, axis) * t
     return image.astype(np.float32)
 
-# %% ../nbs/05_phantom.ipynb #ed56e45f
+# %% ../nbs/05_phantom.ipynb #e64aade7
 @dataclass(frozen=True)
 class PhantomExam:
     "A phantom exam with its truth. Volumes are (x, y, z) RAS+, in scanner units; `clean` is the same without noise."
@@ -413,8 +413,15 @@ def exam_name(seed: int, index: int, institution: int, namespace: str = "public"
     return f"{namespace[0].upper()}{institution}-{seed}-{kind}{index:05d}"
 
 
-def _returns(index: int) -> bool:
-    return index % 12 == 11
+def check_grid(shape) -> None:
+    "Raise CcellaError for a grid that is not three sizes of at least 8 voxels."
+    if len(shape) != 3 or min(shape) < 8:
+        raise CcellaError(f"grid {tuple(shape)}: expected three sizes of at least 8 voxels")
+
+
+def patient_of(index: int) -> int:
+    "The patient of an exam; every twelfth exam is of a patient who returns."
+    return index - 1 if index % 12 == 11 else index
 
 
 def draw_reader(rng: np.random.Generator, institution: int) -> str | None:
@@ -425,7 +432,7 @@ def draw_reader(rng: np.random.Generator, institution: int) -> str | None:
 
 def _draw(seed, index, institution, namespace, p_category):
     "What is drawn before anything is painted: the random streams, the exam's own stream, patient, scanner and findings."
-    patient = index - 1 if _returns(index) else index
+    patient = patient_of(index)
     stream = lambda *keys: np.random.default_rng(seed_for(namespace, seed, institution, *keys))
     rng = stream("exam", index)
     scanner = INSTITUTIONS[institution][int(rng.integers(len(INSTITUTIONS[institution])))]
@@ -452,8 +459,7 @@ def phantom_exam(seed: int, index: int, institution: int = 1, shape=(64, 64, 16)
     "Make exam `index` of a cohort; the same arguments give the same bytes. `shape` voxels span about 96×96×64 mm."
     if institution not in INSTITUTIONS:
         raise CcellaError(f"institution {institution}: expected one of {sorted(INSTITUTIONS)}")
-    if len(shape) != 3 or min(shape) < 8:
-        raise CcellaError(f"grid {tuple(shape)}: expected three sizes of at least 8 voxels")
+    check_grid(shape)
     stream, rng, patient, scanner, findings = _draw(seed, index, institution, namespace, p_category)
     spacing_mm = tuple(float(round(f * scanner.field_of_view / n, 4)) for f, n in zip(FIELD_OF_VIEW_MM, shape))
     c = Canvas(shape, spacing_mm, origin_mm=rng.uniform(-2.5, 2.5, 3) + (0, 3, 0), texture=seed_for(namespace, seed, institution, "texture", patient))
@@ -471,7 +477,7 @@ def phantom_exam(seed: int, index: int, institution: int = 1, shape=(64, 64, 16)
         parameters={"namespace": namespace, "seed": seed, "index": index, "scanner": asdict(scanner), "reader": reader, **where,
                     **{k: painted[k] for k in ("gland_mm", "tz_mm", "nodules", "lesion_geometry")}})
 
-# %% ../nbs/05_phantom.ipynb #ed50cede
+# %% ../nbs/05_phantom.ipynb #fbb9ad17
 def _write(index: int, out: Path, institution: int, shape, seed: int, p_category) -> dict:
     e = phantom_exam(seed, index, institution, shape, p_category=p_category)
     truth = {"tissue": e.tissue, "lesions": e.lesions, "findings": e.findings.to_dict(), "parameters": e.parameters}
@@ -480,16 +486,31 @@ def _write(index: int, out: Path, institution: int, shape, seed: int, p_category
                   **({} if e.findings.isup is None else {"isup": e.findings.isup})}
 
 
+def _refuse_phantoms(out: Path, made_by: dict, planned: list[dict], label_rule: str, split: int | None) -> None:
+    "Raise CcellaError, before anything is painted, for a cohort that cannot be split, or a folder whose exams would be written over by others."
+    refuse_other_cohort(out, [row["exam_id"] for row in planned])
+    if (out / "cohort.csv").is_file() and (there := Cohort.read(out).meta.get("made_by")) != made_by:
+        raise CcellaError(f"{out}: found a cohort made by {there}, expected none or one made by {made_by}; name another folder")
+    cohort = Cohort.from_rows(out, planned, label_rule, ["axt2"])
+    if split is not None:
+        cohort.split(split)
+
+
 def write_phantoms(out: str | Path, exams: int, institution: int = 1, shape=(64, 64, 16), seed: int = 0, label_rule: str = "pirads", split: bool = True,
                    workers: int = 1, progress: bool = False, p_category=P_CATEGORY) -> Cohort:
     "Write `exams` phantom exams as a cohort folder, split by patient and class 80/5/15 unless told otherwise. The same arguments give the same bytes."
     out = Path(out)
-    phantom_report(seed, 0, institution)                                   # refuse bad arguments before anything is written
-    refuse_other_cohort(out, [exam_name(seed, i, institution) for i in range(exams)])
+    check_grid(shape)
+    made_by = {"phantom": {"seed": seed, "institution": institution, "shape": list(shape), "p_category": list(p_category)}}
+    phantom_report(seed, 0, institution)                                   # refuses an unknown institution
+    told = [_draw(seed, i, institution, "public", p_category)[-1] for i in range(exams)]
+    planned = [{"exam_id": exam_name(seed, i, institution), "patient_id": exam_name(seed, patient_of(i), institution, kind="p"), "axt2": "axt2.nii.gz",
+                "pirads": f.pirads, "isup": f.isup} for i, f in enumerate(told)]
+    _refuse_phantoms(out, made_by, planned, label_rule, seed if split else None)
     work = partial(_write, out=out, institution=institution, shape=tuple(shape), seed=seed, p_category=p_category)
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
         results = pool.map(work, range(exams), chunksize=4) if pool else map(work, range(exams))
         rows = list(tqdm(results, total=exams, desc="phantoms", disable=not progress))
     rows = [{**r, **({} if (y := label_for(r["pirads"], r.get("isup"), label_rule)) is None else {"label": y})} for r in rows]
-    cohort = write_cohort(out, rows, label_rule, [s.name for s in PROSTATE], made_by={"phantom": {"seed": seed, "institution": institution, "shape": list(shape)}})
+    cohort = write_cohort(out, rows, label_rule, [s.name for s in PROSTATE], made_by=made_by)
     return cohort.split(seed=seed).write() if split else cohort
