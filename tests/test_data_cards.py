@@ -1,0 +1,41 @@
+"""Every number of a card is the record's own. `python tests/test_data_cards.py` fills the cards in from the records."""
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "nbs" / "records"
+CARDS = sorted((ROOT / "data_cards").glob("*.md"))
+TABLE = re.compile(r"<!-- figures: (\w+) -->\n((?:\|.*\n?)+)")
+ROW = re.compile(r"^\| (?!figure \|)(.+?) \| (.+?) \|$", re.MULTILINE)
+
+
+def said(value) -> str:
+    """A figure as a card writes it: a number, or an estimate with its interval and n."""
+    if isinstance(value, dict):
+        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}], n = {value['n']}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def filled(card: str) -> str:
+    """The card with every table's values taken from its record; a dash where there is no record yet."""
+    def table(found):
+        record = RECORDS / f"{found[1]}.metrics.json"
+        figures = json.loads(record.read_text()) if record.is_file() else None
+        row = lambda r: f"| {r[1]} | {'–' if figures is None else said(figures[r[1]])} |"
+        return f"<!-- figures: {found[1]} -->\n" + ROW.sub(row, found[2])
+    return TABLE.sub(table, card)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
+def test_a_card_says_what_its_record_says(card):
+    text = card.read_text()
+    assert TABLE.search(text), "a card without figures is a claim"
+    assert text == filled(text), "run: python tests/test_data_cards.py"
+
+
+if __name__ == "__main__":
+    for path in CARDS:
+        path.write_text(filled(path.read_text()))
