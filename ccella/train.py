@@ -7,7 +7,7 @@ __all__ = ['STATE', 'steps_of', 'draw_order', 'learning_rate', 'Ema', 'Batch', '
            'held_out_loss', 'save_state', 'state_step', 'load_state', 'StepRecord', 'TrainingLog', 'read_log',
            'training']
 
-# %% ../nbs/14_train.ipynb #4b1f24ca
+# %% ../nbs/14_train.ipynb #2bfe3d8f
 import copy
 import csv
 import hashlib
@@ -34,7 +34,7 @@ from .loss import JointLoss, add_noise, draw_times, joint_loss, region_weight, t
 from .recipe import ObjectiveConfig, Recipe, TrainConfig, load_recipe
 from .reports import TextCache, collate
 
-# %% ../nbs/14_train.ipynb #88fe13f4
+# %% ../nbs/14_train.ipynb #8c9eccda
 def steps_of(train: TrainConfig, exams: int) -> int:
     "Length of a training in steps: as the recipe says, or its epochs over this number of exams."
     return train.steps or math.ceil(train.epochs * exams / train.batch)
@@ -49,14 +49,14 @@ def draw_order(exams: int, seed: int, step: int, batch: int) -> list[tuple[int, 
     "(exam's index, epoch) of each row of a step's batch."
     return [(_shuffle(exams, seed, at // exams)[at % exams], at // exams) for at in range(step * batch, (step + 1) * batch)]
 
-# %% ../nbs/14_train.ipynb #aa6ea224
+# %% ../nbs/14_train.ipynb #ced09988
 def learning_rate(train: TrainConfig, step: int, steps: int) -> float:
     "Learning rate of a step, counted from 0."
     if step < train.warmup:
         return train.lr * (step + 1) / train.warmup
     return train.lr * (1 - (step - train.warmup) / max(1, steps - train.warmup)) ** train.power
 
-# %% ../nbs/14_train.ipynb #c34a0c17
+# %% ../nbs/14_train.ipynb #8e49c9bd
 class Ema:
     "An exponential moving average of a model's weights, in a copy of the model."
 
@@ -71,7 +71,7 @@ class Ema:
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
 
-# %% ../nbs/14_train.ipynb #56d3d5c7
+# %% ../nbs/14_train.ipynb #ff333818
 @dataclass(frozen=True)
 class Batch:
     "Exams of a step, on the CPU: unscaled latents, their conditioning, masks of regions on the latent grid (0–1)."
@@ -116,6 +116,10 @@ class ExamSet:
         rows = [f"{i} {y} {hashlib.sha256(t.encode()).hexdigest()}" for i, y, t in zip(self.exam_ids, self.label.tolist(), self.texts, strict=True)]
         return hashlib.sha256("\n".join([self.key, *rows]).encode()).hexdigest()[:16]
 
+    def spacing_mm(self, at_most: int = 500) -> list[float]:
+        "The usual spacing: the median over the exams (the first so many)."
+        return [round(s, 4) for s in torch.stack([self._read(self.latent, i).spacing_mm for i in self.exam_ids[:at_most]]).median(0).values.tolist()]
+
     def _read(self, read: Callable, name: str):
         if (read, name) not in self._kept:
             value = read(name)
@@ -147,7 +151,7 @@ class ExamSet:
         masks = (torch.stack([f.regions[r][None].float() if r in f.regions else nothing for f in found]) for r in ("gland", "lesion"))
         return Batch(ids, latent, self.conditioning(rows, drop), *masks)
 
-# %% ../nbs/14_train.ipynb #61b5fcb7
+# %% ../nbs/14_train.ipynb #21b62df5
 @dataclass(frozen=True)
 class Task:
     "A step's batch with its times and noise."
@@ -177,7 +181,7 @@ def step_loss(model: LatentDiffusion, task: Task, objective: ObjectiveConfig, de
     return joint_loss(prediction, target(objective, x0, noise), logits, label=cond.label, has_report=cond.has_report,
                       class_weight=objective.class_weight, target_scale=objective.target_scale, weight=weight)
 
-# %% ../nbs/14_train.ipynb #34d05f4e
+# %% ../nbs/14_train.ipynb #bfa6021d
 @torch.no_grad()
 def held_out_loss(model: LatentDiffusion, exams: ExamSet, recipe: Recipe, device: str | torch.device = "cpu", times: int = 4, limit: int = 64) -> JointLoss:
     "Mean joint loss on exams at fixed times with fixed noises, conditions never dropped."
@@ -196,7 +200,7 @@ def held_out_loss(model: LatentDiffusion, exams: ExamSet, recipe: Recipe, device
     model.train(training_before)
     return JointLoss(*(total / count))
 
-# %% ../nbs/14_train.ipynb #e4465a8c
+# %% ../nbs/14_train.ipynb #cbfffed4
 STATE = "state/state.safetensors"
 
 
@@ -238,7 +242,7 @@ def load_state(folder: Path, model: nn.Module, ema: Ema | None, optimiser: torch
         with safe_open(folder / STATE, "pt") as file:
             scaler.load_state_dict(json.loads(file.metadata()["scaler"]))
 
-# %% ../nbs/14_train.ipynb #89388c48
+# %% ../nbs/14_train.ipynb #263d2ad3
 @dataclass(frozen=True)
 class StepRecord:
     "What a step did: losses before it, learning rate, seconds; `held_out` where it was measured after it. Steps count from 1."
@@ -285,7 +289,7 @@ def read_log(folder: str | Path) -> list[StepRecord]:
     with open(Path(folder) / "metrics.csv", newline="") as file:
         return [StepRecord(int(r.pop("step")), **{k: float(v) if v else None for k, v in r.items()}) for r in csv.DictReader(file)]
 
-# %% ../nbs/14_train.ipynb #82649b47
+# %% ../nbs/14_train.ipynb #f3e2742f
 def _precision(precision: str, device: torch.device):
     if precision == "fp16" and device.type != "cuda":
         raise CcellaError(f"train.precision fp16 needs a CUDA device, found {device.type}; set train.precision to bf16 or fp32")
@@ -316,7 +320,7 @@ def _tasks(exams: ExamSet, recipe: Recipe, steps: range) -> Iterator[tuple[int, 
                 coming = pool.submit(task_of, exams, recipe, step + 1)
             yield step, task
 
-# %% ../nbs/14_train.ipynb #8567d3ce
+# %% ../nbs/14_train.ipynb #e5b87949
 def training(model: LatentDiffusion, exams: ExamSet, recipe: Recipe, folder: str | Path, held_out: ExamSet | None = None, device: str = "cpu",
              progress: bool = False, **about) -> Iterator[StepRecord]:
     "Train `model` on `exams` into `folder`, a record a step; called again it goes on, and yields nothing when done. `about` goes into the provenance."
@@ -371,4 +375,4 @@ def training(model: LatentDiffusion, exams: ExamSet, recipe: Recipe, folder: str
         model.load_state_dict(ema.model.state_dict())
     model.eval()
     if not (folder / "model.safetensors").is_file():
-        save_model(model, folder, recipe, provenance(steps=steps, exams=len(exams), exams_fingerprint=names["exams"], **about))
+        save_model(model, folder, recipe, provenance(steps=steps, exams=len(exams), exams_fingerprint=names["exams"], spacing_mm=exams.spacing_mm(), **about))
