@@ -8,7 +8,7 @@ __all__ = ['STAGES', 'COMMON', 'ENGINE', 'PACKAGE', 'GRID', 'MARKS', 'CohortPara
            'refuse_other_folder', 'asked_of', 'prepare', 'sort_settings', 'Stage', 'plain_values', 'open_stage', 'hold',
            'watch_engine', 'find_notebooks', 'source_sha', 'plan', 'failure', 'progress', 'follow', 'execute']
 
-# %% ../nbs/21_study.ipynb #043b8a74
+# %% ../nbs/21_study.ipynb #b25b1241
 import hashlib
 import json
 import os
@@ -28,7 +28,7 @@ from rich.console import Console
 from .core import CcellaError, provenance, read_json, write_json
 from .recipe import TRAINING, Config, Recipe, load_recipe
 
-# %% ../nbs/21_study.ipynb #ee883c30
+# %% ../nbs/21_study.ipynb #d7c24b9f
 class CohortParameters(Config):
     "Exams: phantoms, or a cohort folder of one's own (`source`, whose test part then takes the place of `fresh`)."
     source: str | None = None                # a cohort folder; None: phantoms of institution 1
@@ -68,7 +68,7 @@ class ClassifyParameters(Config):
     test: int = Field(500, ge=20)            # fresh phantoms, made in memory
     seed: int = Field(0, ge=0)
 
-# %% ../nbs/21_study.ipynb #aa56c0ee
+# %% ../nbs/21_study.ipynb #f06ba2a3
 @dataclass(frozen=True)
 class Step:
     "A stage: its number in the story, what comes before, which keys of the recipe it reads, which parameters it takes."
@@ -107,7 +107,7 @@ def checked(name: str, given: Mapping) -> Config:
         first = e.errors()[0]
         raise CcellaError(f"stage {name}, {first['loc'][0]}: {first['msg']}, found {first['input']!r}") from e
 
-# %% ../nbs/21_study.ipynb #0aa6daf7
+# %% ../nbs/21_study.ipynb #376c2739
 @dataclass(frozen=True)
 class Run:
     "The folder of a run and what lies where in it."
@@ -146,7 +146,7 @@ class Run:
         "The metrics of the stages that are done, by stage."
         return {name: read_json(self.metrics(name)) for name in STAGES if self.metrics(name).is_file()}
 
-# %% ../nbs/21_study.ipynb #e912c562
+# %% ../nbs/21_study.ipynb #c32ae025
 def refuse_other_folder(run: Run) -> None:
     "CcellaError for a folder that is neither a run nor empty."
     if not (run.folder / "study.json").is_file() and run.folder.is_dir():
@@ -178,7 +178,7 @@ def prepare(run: Run, recipe: Recipe | str | None = None, parameters: Mapping[st
     write_json(run.folder / "study.json", study)
     return recipe, study
 
-# %% ../nbs/21_study.ipynb #75ffd106
+# %% ../nbs/21_study.ipynb #cc02338b
 def sort_settings(settings: Mapping[str, object]) -> tuple[dict, dict[str, dict]]:
     "Part dotted settings into overrides of the recipe and parameters of the stages."
     overrides, parameters = {}, {}
@@ -190,7 +190,7 @@ def sort_settings(settings: Mapping[str, object]) -> tuple[dict, dict[str, dict]
             overrides[key] = value
     return overrides, parameters
 
-# %% ../nbs/21_study.ipynb #04a3f1b0
+# %% ../nbs/21_study.ipynb #87eee630
 @dataclass
 class Stage:
     "An open stage: its run, the run's recipe, its own parameters, a device."
@@ -240,7 +240,7 @@ def open_stage(name: str, namespace: Mapping) -> Stage:
     watch_engine()
     return Stage(name, run, recipe, parameters, given["device"], lock=hold(run.folder / "logs" / f"{name}.lock"))
 
-# %% ../nbs/21_study.ipynb #a3dc61f0
+# %% ../nbs/21_study.ipynb #fd05ffac
 def hold(path: Path, patience_s: float = 10.0):
     "Hold a lock file for as long as the returned file is open. CcellaError where another process keeps it longer than `patience_s`."
     import fcntl                                         # not on Windows, where Snakemake does not run either
@@ -273,7 +273,7 @@ def watch_engine() -> None:
     if ENGINE in os.environ:
         threading.Thread(target=watch, args=(int(os.environ[ENGINE]),), daemon=True).start()
 
-# %% ../nbs/21_study.ipynb #cc6e3d98
+# %% ../nbs/21_study.ipynb #05fac76e
 PACKAGE = Path(__file__).parent if "__file__" in globals() else Path("../ccella").resolve()
 GRID = PACKAGE / "grid"
 
@@ -303,7 +303,7 @@ def plan(recipe: Recipe, study: Mapping, cores: int, device: str) -> dict:
                          "threads": max(1, cores // 2) if s.name in beside else cores}
     return {"cells": cells, "page": {"show_reports": study["show_reports"]}}
 
-# %% ../nbs/21_study.ipynb #66a99459
+# %% ../nbs/21_study.ipynb #1fdf72e6
 def failure(run: Run, stage: str) -> str:
     "Why a stage failed: the last error in its executed notebook, or where to look."
     if stage in STAGES and run.executed(stage).is_file():
@@ -322,7 +322,7 @@ def progress(run: Run, stage: str) -> str:
         return f"{sum(1 for _ in (run.synthetic / 'exams').iterdir())} exams"
     return ""
 
-# %% ../nbs/21_study.ipynb #59a06f28
+# %% ../nbs/21_study.ipynb #a726cbd1
 MARKS = re.compile(r"^(?:local)?rule (?P<begun>\w+):|^Finished jobid: \d+ \(Rule: (?P<done>\w+)\)|^Error in rule (?P<failed>\w+):", re.MULTILINE)
 
 
@@ -348,7 +348,7 @@ def follow(engine: subprocess.Popen, run: Run, log: Path, console: Console) -> t
             if ended: return done, failed
             time.sleep(0.25)
 
-# %% ../nbs/21_study.ipynb #964f77d8
+# %% ../nbs/21_study.ipynb #f84c9c0b
 def execute(run: Run | str | Path, recipe: Recipe | str | None = None, targets: Iterable[str] | None = None, parameters: Mapping[str, Mapping] | None = None,
             cores: int | None = None, device: str = "cpu", profile: str | Path = "local", show_reports: bool | None = None, console: Console | None = None) -> list[str]:
     """Bring a run up to date and return the stages that had to run; the same call again continues or finds all done.
