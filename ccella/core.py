@@ -6,7 +6,7 @@
 __all__ = ['PACKAGES', 'CcellaError', 'atomic_path', 'write_json', 'read_json', 'seed_for', 'generator', 'noise_for', 'sha256',
            'provenance']
 
-# %% ../nbs/00_core.ipynb #3df539b3
+# %% ../nbs/00_core.ipynb #caea2723
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -25,11 +25,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# %% ../nbs/00_core.ipynb #147c8cd6
+# %% ../nbs/00_core.ipynb #26665d6b
 class CcellaError(ValueError):
     """Say what is wrong with the user's input: the exam, the file, what was found, what was expected, what to do."""
 
-# %% ../nbs/00_core.ipynb #284dbae3
+# %% ../nbs/00_core.ipynb #56b6d3e3
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary name in the folder of `path`; rename it to `path` when the block ends well, delete it when it does not.
@@ -45,11 +45,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             raise CcellaError(f"{path}: nothing was written to {temporary.name}, so the file keeps its old content")
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
+        temporary.chmod(0o644)                # some writers, safetensors among them, leave files that others cannot read
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
-# %% ../nbs/00_core.ipynb #0c6b54f6
+# %% ../nbs/00_core.ipynb #e8ff42df
 def _plain(value):
     """Turn what `json` does not know into what it knows: numpy and torch numbers and arrays, paths."""
     if hasattr(value, "tolist"):
@@ -85,7 +86,7 @@ def write_json(path: str | os.PathLike, obj) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
-# %% ../nbs/00_core.ipynb #c7c1a144
+# %% ../nbs/00_core.ipynb #eff0ca18
 def read_json(path: str | os.PathLike):
     """Read a JSON file. Raises `CcellaError` when it is missing, not UTF-8 or not JSON."""
     try:
@@ -97,13 +98,13 @@ def read_json(path: str | os.PathLike):
     except json.JSONDecodeError as error:
         raise CcellaError(f"{path}: not JSON ({error.msg} in line {error.lineno}); the file is damaged or of another kind") from None
 
-# %% ../nbs/00_core.ipynb #ca7eb68b
+# %% ../nbs/00_core.ipynb #c8cf6347
 def seed_for(*keys) -> int:
     """Make a whole number in [0, 2⁶³) from `keys` (JSON values); the same keys give the same number in every process and on every machine."""
     text = json.dumps(keys, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_plain)
     return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "big") >> 1
 
-# %% ../nbs/00_core.ipynb #00a91657
+# %% ../nbs/00_core.ipynb #29cec3a9
 def generator(seed: int, exam_id: str, replicate: int = 0) -> torch.Generator:
     """Make the CPU generator that belongs to (seed, exam, replicate)."""
     return torch.Generator().manual_seed(seed_for("noise", seed, exam_id, replicate))
@@ -121,7 +122,7 @@ def noise_for(shape: Sequence[int], seed: int, exam_ids: Sequence[str], replicat
         return torch.empty(0, *shape)
     return torch.stack([torch.randn(*shape, generator=generator(seed, e, r)) for e, r in zip(exam_ids, replicates)])
 
-# %% ../nbs/00_core.ipynb #2d73cfb6
+# %% ../nbs/00_core.ipynb #73b493a3
 def sha256(path: str | os.PathLike) -> str:
     """Hash a file, or a folder by its files' sorted relative names and contents (hidden files and `__pycache__` left out).
 
@@ -137,7 +138,7 @@ def sha256(path: str | os.PathLike) -> str:
     shown = sorted(n for n in inside if not any(part.startswith(".") or part == "__pycache__" for part in n.split("/")))
     return hashlib.sha256("".join(f"{sha256(inside[n])}  {n}\n" for n in shown).encode("utf-8")).hexdigest()
 
-# %% ../nbs/00_core.ipynb #68f25103
+# %% ../nbs/00_core.ipynb #a19bd700
 PACKAGES = ("ccella", "torch", "monai", "transformers", "diffusers", "accelerate", "numpy", "scipy", "pandas", "scikit-learn", "nibabel", "SimpleITK")
 
 
