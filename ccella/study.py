@@ -6,9 +6,10 @@
 __all__ = ['STAGES', 'COMMON', 'ENGINE', 'PACKAGE', 'GRID', 'MARKS', 'CohortParameters', 'EncodeParameters', 'TrainParameters',
            'GenerateParameters', 'EvaluateParameters', 'ClassifyParameters', 'Step', 'checked', 'Run',
            'refuse_other_folder', 'asked_of', 'prepare', 'sort_settings', 'Stage', 'plain_values', 'open_stage', 'hold',
-           'watch_engine', 'find_notebooks', 'source_sha', 'plan', 'failure', 'progress', 'follow', 'execute']
+           'watch_engine', 'find_notebooks', 'source_sha', 'plan', 'write_plan', 'failure', 'progress', 'follow',
+           'execute']
 
-# %% ../nbs/21_study.ipynb #b25b1241
+# %% ../nbs/21_study.ipynb #af96922b
 import hashlib
 import json
 import os
@@ -22,13 +23,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import yaml
 from pydantic import Field, ValidationError
 from rich.console import Console
 
-from .core import CcellaError, provenance, read_json, write_json
+from .core import CcellaError, atomic_path, provenance, read_json, write_json
 from .recipe import TRAINING, Config, Recipe, load_recipe
 
-# %% ../nbs/21_study.ipynb #d7c24b9f
+# %% ../nbs/21_study.ipynb #b400fee7
 class CohortParameters(Config):
     "Exams: phantoms, or a cohort folder of one's own (`source`, whose test part then takes the place of `fresh`)."
     source: str | None = None                # a cohort folder; None: phantoms of institution 1
@@ -68,7 +70,7 @@ class ClassifyParameters(Config):
     test: int = Field(500, ge=20)            # fresh phantoms, made in memory
     seed: int = Field(0, ge=0)
 
-# %% ../nbs/21_study.ipynb #f06ba2a3
+# %% ../nbs/21_study.ipynb #90b1710e
 @dataclass(frozen=True)
 class Step:
     "A stage: its number in the story, what comes before, which keys of the recipe it reads, which parameters it takes."
@@ -107,7 +109,7 @@ def checked(name: str, given: Mapping) -> Config:
         first = e.errors()[0]
         raise CcellaError(f"stage {name}, {first['loc'][0]}: {first['msg']}, found {first['input']!r}") from e
 
-# %% ../nbs/21_study.ipynb #376c2739
+# %% ../nbs/21_study.ipynb #4deac203
 @dataclass(frozen=True)
 class Run:
     "The folder of a run and what lies where in it."
@@ -146,7 +148,7 @@ class Run:
         "The metrics of the stages that are done, by stage."
         return {name: read_json(self.metrics(name)) for name in STAGES if self.metrics(name).is_file()}
 
-# %% ../nbs/21_study.ipynb #c32ae025
+# %% ../nbs/21_study.ipynb #a1309a51
 def refuse_other_folder(run: Run) -> None:
     "CcellaError for a folder that is neither a run nor empty."
     if not (run.folder / "study.json").is_file() and run.folder.is_dir():
@@ -172,13 +174,16 @@ def asked_of(run: Run, recipe: Recipe | str | None = None, parameters: Mapping[s
 
 
 def prepare(run: Run, recipe: Recipe | str | None = None, parameters: Mapping[str, Mapping] | None = None, show_reports: bool | None = None) -> tuple[Recipe, dict]:
-    "Write down what a run is asked for (`asked_of`)."
+    "Write down what a run is asked for (`asked_of`), unless that is what stands there."
     recipe, study = asked_of(run, recipe, parameters, show_reports)
-    recipe.dump(run.folder / "recipe.yaml")
-    write_json(run.folder / "study.json", study)
+    begun = (run.folder / "study.json").is_file()
+    if not begun or run.recipe() != recipe.model_copy(update={"parent": None}):
+        recipe.dump(run.folder / "recipe.yaml")
+    if not begun or run.study() != study:
+        write_json(run.folder / "study.json", study)
     return recipe, study
 
-# %% ../nbs/21_study.ipynb #cc02338b
+# %% ../nbs/21_study.ipynb #22935c9f
 def sort_settings(settings: Mapping[str, object]) -> tuple[dict, dict[str, dict]]:
     "Part dotted settings into overrides of the recipe and parameters of the stages."
     overrides, parameters = {}, {}
@@ -190,7 +195,7 @@ def sort_settings(settings: Mapping[str, object]) -> tuple[dict, dict[str, dict]
             overrides[key] = value
     return overrides, parameters
 
-# %% ../nbs/21_study.ipynb #87eee630
+# %% ../nbs/21_study.ipynb #c9f52b7b
 @dataclass
 class Stage:
     "An open stage: its run, the run's recipe, its own parameters, a device."
@@ -240,7 +245,7 @@ def open_stage(name: str, namespace: Mapping) -> Stage:
     watch_engine()
     return Stage(name, run, recipe, parameters, given["device"], lock=hold(run.folder / "logs" / f"{name}.lock"))
 
-# %% ../nbs/21_study.ipynb #fd05ffac
+# %% ../nbs/21_study.ipynb #064b1f7f
 def hold(path: Path, patience_s: float = 10.0):
     "Hold a lock file for as long as the returned file is open. CcellaError where another process keeps it longer than `patience_s`."
     import fcntl                                         # not on Windows, where Snakemake does not run either
@@ -273,7 +278,7 @@ def watch_engine() -> None:
     if ENGINE in os.environ:
         threading.Thread(target=watch, args=(int(os.environ[ENGINE]),), daemon=True).start()
 
-# %% ../nbs/21_study.ipynb #05fac76e
+# %% ../nbs/21_study.ipynb #06aa4c78
 PACKAGE = Path(__file__).parent if "__file__" in globals() else Path("../ccella").resolve()
 GRID = PACKAGE / "grid"
 
@@ -292,18 +297,28 @@ def source_sha(notebook: Path) -> str:
     return hashlib.sha256("\n\n".join(sources).encode()).hexdigest()[:12]
 
 
-def plan(recipe: Recipe, study: Mapping, cores: int, device: str) -> dict:
+def plan(recipe: Recipe, study: Mapping, cores: int) -> dict:
     "What the engine is told."
     notebooks, cells = find_notebooks(), {}
     beside = ("evaluate", "classify")                    # these two may run at the same time
     for s in STAGES.values():
         told = {"recipe": recipe.hash(s.reads), **study["parameters"][s.name]}
-        cells[s.name] = {"notebook": str(notebooks / s.notebook), "executed": s.notebook, "after": list(s.after),
-                         "parameters": {"run": ".", "device": device, **told}, "tracked": {**told, "notebook": source_sha(notebooks / s.notebook)},
+        cells[s.name] = {"executed": s.notebook, "after": list(s.after), "tracked": {**told, "notebook": source_sha(notebooks / s.notebook)},
                          "threads": max(1, cores // 2) if s.name in beside else cores}
-    return {"cells": cells, "page": {"show_reports": study["show_reports"]}}
+    return {"notebooks": str(notebooks.resolve()), "cells": cells, "page": {"show_reports": study["show_reports"]}}
 
-# %% ../nbs/21_study.ipynb #1fdf72e6
+
+def write_plan(run: Run, recipe: Recipe, study: Mapping, cores: int, device: str) -> Path:
+    "Write the plan and the notebooks' parameters into the run's logs."
+    told = plan(recipe, study, cores)
+    for name, cell in told["cells"].items():
+        values = {k: v for k, v in cell["tracked"].items() if k != "notebook"} | {"run": ".", "device": device}
+        with atomic_path(run.folder / "logs" / f"{name}.yaml") as path:
+            path.write_text(yaml.safe_dump(values), encoding="utf-8")     # YAML, not JSON: papermill reads 1e-05 of JSON as a string
+    write_json(run.folder / "logs" / "plan.json", told)
+    return run.folder / "logs" / "plan.json"
+
+# %% ../nbs/21_study.ipynb #f75441cd
 def failure(run: Run, stage: str) -> str:
     "Why a stage failed: the last error in its executed notebook, or where to look."
     if stage in STAGES and run.executed(stage).is_file():
@@ -322,7 +337,7 @@ def progress(run: Run, stage: str) -> str:
         return f"{sum(1 for _ in (run.synthetic / 'exams').iterdir())} exams"
     return ""
 
-# %% ../nbs/21_study.ipynb #a726cbd1
+# %% ../nbs/21_study.ipynb #6e7d33f3
 MARKS = re.compile(r"^(?:local)?rule (?P<begun>\w+):|^Finished jobid: \d+ \(Rule: (?P<done>\w+)\)|^Error in rule (?P<failed>\w+):", re.MULTILINE)
 
 
@@ -348,7 +363,7 @@ def follow(engine: subprocess.Popen, run: Run, log: Path, console: Console) -> t
             if ended: return done, failed
             time.sleep(0.25)
 
-# %% ../nbs/21_study.ipynb #f84c9c0b
+# %% ../nbs/21_study.ipynb #fcaf7ff8
 def execute(run: Run | str | Path, recipe: Recipe | str | None = None, targets: Iterable[str] | None = None, parameters: Mapping[str, Mapping] | None = None,
             cores: int | None = None, device: str = "cpu", profile: str | Path = "local", show_reports: bool | None = None, console: Console | None = None) -> list[str]:
     """Bring a run up to date and return the stages that had to run; the same call again continues or finds all done.
@@ -358,12 +373,12 @@ def execute(run: Run | str | Path, recipe: Recipe | str | None = None, targets: 
     folder = GRID / "profiles" / str(profile) if str(profile) in ("local", "slurm") else Path(profile)
     if unknown := [t for t in targets or () if t not in STAGES]:
         raise CcellaError(f"unknown stage '{unknown[0]}', known: {', '.join(STAGES)}")
-    plan(*asked_of(run, recipe, parameters, show_reports), cores, device)    # refused before anything is written
+    plan(*asked_of(run, recipe, parameters, show_reports), cores)    # refused before anything is written
     lock = hold(run.folder / "logs" / "engine.lock")
     try:
         recipe, study = prepare(run, recipe, parameters, show_reports)
-        write_json(run.folder / "logs" / "plan.json", plan(recipe, study, cores, device))
-        command = [sys.executable, "-m", "snakemake", "--snakefile", GRID / "Snakefile", "--directory", run.folder, "--configfile", run.folder / "logs" / "plan.json",
+        told = write_plan(run, recipe, study, cores, device)
+        command = [sys.executable, "-m", "snakemake", "--snakefile", GRID / "Snakefile", "--directory", run.folder, "--configfile", told,
                    "--profile", folder, "--workflow-profile", "none", "--cores", str(cores), "--nolock", "--", *(f"metrics/{t}.json" for t in targets or ())]
         env = os.environ | ({ENGINE: str(os.getpid())} if str(profile) == "local" else {})
         log = run.folder / "logs" / "engine.log"
