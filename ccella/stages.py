@@ -8,7 +8,7 @@ __all__ = ['phantoms', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort_metri
            'reconstruction_picture', 'model_folder', 'shipped_institutions', 'assert_one_institution', 'start_of',
            'train_model', 'loss_picture', 'generate', 'beside', 'generate_metrics']
 
-# %% ../nbs/22_stages.ipynb #b93aae01
+# %% ../nbs/22_stages.ipynb #033032a9
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -38,7 +38,7 @@ from .show import Curve, Shown, curves, montage
 from .study import Run, Stage
 from .train import ExamSet, held_out_loss, read_log, training
 
-# %% ../nbs/22_stages.ipynb #cd1a68fb
+# %% ../nbs/22_stages.ipynb #1395ecdc
 def phantoms(stage: Stage, of: str, exams: int, institution: int = 1) -> Cohort:
     "A set of phantoms in the run's folder `of`, written unless it is there; all but `cohort` are for testing."
     folder, recipe, seed = stage.run.folder / of, stage.recipe, stage.seed(of)
@@ -48,7 +48,7 @@ def phantoms(stage: Stage, of: str, exams: int, institution: int = 1) -> Cohort:
         shutil.rmtree(folder)
     if not note.is_file() or not read_json(note)["written"]:
         write_json(note, {**about, "written": False})
-        made = write_phantoms(folder, exams, institution, recipe.grid.shape, seed, recipe.label_rule, split=of == "cohort")
+        made = write_phantoms(folder, exams, institution, recipe.grid.shape, seed, recipe.label_rule, split=of == "cohort", workers=torch.get_num_threads())
         if of != "cohort":
             replace(made, table=made.table.assign(split="test")).write()
         write_json(note, {**about, "written": True})
@@ -84,7 +84,7 @@ def cohorts_of(run: Run) -> dict[str, Cohort]:
     found = {name: Cohort.read(folder) for name, folder in (("fresh", run.fresh), ("other", run.other)) if (folder / "cohort.csv").is_file()}
     return {"cohort": cohort, "fresh": cohort.subset(split="test"), **found}
 
-# %% ../nbs/22_stages.ipynb #99f2cf74
+# %% ../nbs/22_stages.ipynb #a72d8cf6
 def cohort_metrics(stage: Stage, sets: Mapping[str, Cohort]) -> dict:
     "Counts per set and the intensities of the cohort and of the other institution."
     tables = [intensity_table(sets[name]) for name in ("cohort", "other") if name in sets]
@@ -92,7 +92,7 @@ def cohort_metrics(stage: Stage, sets: Mapping[str, Cohort]) -> dict:
     return {"sets": {name: c.summary() for name, c in sets.items()}, "label_rule": stage.recipe.label_rule, "phantoms": stage.parameters.source is None,
             "content": {name: sha256(c.root / "cohort.csv")[:16] for name, c in sets.items()}, "intensities": rows}
 
-# %% ../nbs/22_stages.ipynb #0b09b57e
+# %% ../nbs/22_stages.ipynb #ecbd139b
 def told(text: str) -> str:
     "What a report says of its index lesion, in a line."
     if not text.strip():
@@ -136,7 +136,7 @@ def exams_picture(stage: Stage, cohort: Cohort, n: int = 3) -> Figure:
     tell = may_tell(stage.run, cohort)
     return montage({"exam": [shown(e, stage.recipe, told(e.text()) if tell else "") for e in pick(cohort, n)]})
 
-# %% ../nbs/22_stages.ipynb #6708a7f1
+# %% ../nbs/22_stages.ipynb #a19ca7a2
 def text_states(stage: Stage) -> TextCache | None:
     "The cache of text states under the recipe's encoder; None for a model without text."
     r = stage.recipe
@@ -181,7 +181,7 @@ def reconstruction_picture(stage: Stage, cache: LatentCache, vae: Vae, n: int = 
     back = [replace(r, volumes=dict(zip(r.volumes, reconstruct(stage, cache, vae, e)))) for r, e in zip(real, exams)]
     return montage({"exam": real, "reconstruction": back})
 
-# %% ../nbs/22_stages.ipynb #6c3a590d
+# %% ../nbs/22_stages.ipynb #cfb8925c
 def model_folder(run: Run, of: Mapping) -> Path:
     "`model/`, holding the training named `of` or nothing; another one moves to `models/KEY`."
     key = lambda named: "-".join(named[k][:12] for k in ("recipe", "exams", "start") if named[k])
@@ -220,7 +220,7 @@ def assert_one_institution(recipe: Recipe, train: Cohort) -> dict:
         raise CcellaError(f"exams of another institution than 1 stand behind {', '.join(bad)}: no figure for institution 2 would be fair")
     return behind
 
-# %% ../nbs/22_stages.ipynb #839fe7ee
+# %% ../nbs/22_stages.ipynb #eb79c037
 def start_of(stage: Stage, cache: LatentCache, train: Cohort) -> LatentDiffusion:
     "The model before its first step: random, or that of `train.start_from`."
     r = stage.recipe
@@ -267,7 +267,7 @@ def loss_picture(metrics: Mapping) -> Figure:
         lines["held out"] = Curve([h[0] for h in held], [h[1] for h in held])
     return curves(lines, "step", "denoising loss (L1)")
 
-# %% ../nbs/22_stages.ipynb #d3445be4
+# %% ../nbs/22_stages.ipynb #a1318443
 def generate(stage: Stage) -> Cohort:
     "Write one synthetic exam (times `replicates`) per exam of the cohort and of the fresh exams."
     p, r, run = stage.parameters, stage.recipe, stage.run

@@ -9,16 +9,15 @@ __all__ = ['STAGES', 'COMMON', 'ENGINE', 'PACKAGE', 'GRID', 'MARKS', 'CohortPara
            'watch_engine', 'find_notebooks', 'source_sha', 'plan', 'write_plan', 'failure', 'progress', 'follow',
            'execute']
 
-# %% ../nbs/21_study.ipynb #af96922b
+# %% ../nbs/21_study.ipynb #c18ad684
 import hashlib
-import json
 import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,10 +26,10 @@ import yaml
 from pydantic import Field, ValidationError
 from rich.console import Console
 
-from .core import CcellaError, atomic_path, provenance, read_json, write_json
+from .core import CcellaError, atomic_path, provenance, read_json, sha256, write_json
 from .recipe import TRAINING, Config, Recipe, load_recipe
 
-# %% ../nbs/21_study.ipynb #b400fee7
+# %% ../nbs/21_study.ipynb #923cd2e5
 class CohortParameters(Config):
     "Exams: phantoms, or a cohort folder of one's own (`source`, whose test part then takes the place of `fresh`)."
     source: str | None = None                # a cohort folder; None: phantoms of institution 1
@@ -70,7 +69,7 @@ class ClassifyParameters(Config):
     test: int = Field(500, ge=20)            # fresh phantoms, made in memory
     seed: int = Field(0, ge=0)
 
-# %% ../nbs/21_study.ipynb #90b1710e
+# %% ../nbs/21_study.ipynb #6348d38b
 @dataclass(frozen=True)
 class Step:
     "A stage: its number in the story, what comes before, which keys of the recipe it reads, which parameters it takes."
@@ -109,7 +108,7 @@ def checked(name: str, given: Mapping) -> Config:
         first = e.errors()[0]
         raise CcellaError(f"stage {name}, {first['loc'][0]}: {first['msg']}, found {first['input']!r}") from e
 
-# %% ../nbs/21_study.ipynb #4deac203
+# %% ../nbs/21_study.ipynb #640dc9cd
 @dataclass(frozen=True)
 class Run:
     "The folder of a run and what lies where in it."
@@ -148,7 +147,7 @@ class Run:
         "The metrics of the stages that are done, by stage."
         return {name: read_json(self.metrics(name)) for name in STAGES if self.metrics(name).is_file()}
 
-# %% ../nbs/21_study.ipynb #a1309a51
+# %% ../nbs/21_study.ipynb #510ac1f3
 def refuse_other_folder(run: Run) -> None:
     "CcellaError for a folder that is neither a run nor empty."
     if not (run.folder / "study.json").is_file() and run.folder.is_dir():
@@ -183,7 +182,7 @@ def prepare(run: Run, recipe: Recipe | str | None = None, parameters: Mapping[st
         write_json(run.folder / "study.json", study)
     return recipe, study
 
-# %% ../nbs/21_study.ipynb #22935c9f
+# %% ../nbs/21_study.ipynb #00ab4c37
 def sort_settings(settings: Mapping[str, object]) -> tuple[dict, dict[str, dict]]:
     "Part dotted settings into overrides of the recipe and parameters of the stages."
     overrides, parameters = {}, {}
@@ -195,7 +194,7 @@ def sort_settings(settings: Mapping[str, object]) -> tuple[dict, dict[str, dict]
             overrides[key] = value
     return overrides, parameters
 
-# %% ../nbs/21_study.ipynb #c9f52b7b
+# %% ../nbs/21_study.ipynb #08ddc2ce
 @dataclass
 class Stage:
     "An open stage: its run, the run's recipe, its own parameters, a device."
@@ -245,7 +244,7 @@ def open_stage(name: str, namespace: Mapping) -> Stage:
     watch_engine()
     return Stage(name, run, recipe, parameters, given["device"], lock=hold(run.folder / "logs" / f"{name}.lock"))
 
-# %% ../nbs/21_study.ipynb #064b1f7f
+# %% ../nbs/21_study.ipynb #c0154e07
 def hold(path: Path, patience_s: float = 10.0):
     "Hold a lock file for as long as the returned file is open. CcellaError where another process keeps it longer than `patience_s`."
     import fcntl                                         # not on Windows, where Snakemake does not run either
@@ -278,7 +277,7 @@ def watch_engine() -> None:
     if ENGINE in os.environ:
         threading.Thread(target=watch, args=(int(os.environ[ENGINE]),), daemon=True).start()
 
-# %% ../nbs/21_study.ipynb #06aa4c78
+# %% ../nbs/21_study.ipynb #37bcf9df
 PACKAGE = Path(__file__).parent if "__file__" in globals() else Path("../ccella").resolve()
 GRID = PACKAGE / "grid"
 
@@ -303,7 +302,9 @@ def plan(recipe: Recipe, study: Mapping, cores: int) -> dict:
     beside = ("evaluate", "classify")                    # these two may run at the same time
     for s in STAGES.values():
         told = {"recipe": recipe.hash(s.reads), **study["parameters"][s.name]}
-        cells[s.name] = {"executed": s.notebook, "after": list(s.after), "tracked": {**told, "notebook": source_sha(notebooks / s.notebook)},
+        table = Path(told.get("source") or "") / "cohort.csv"
+        content = {"notebook": source_sha(notebooks / s.notebook), "cohort": sha256(table) if table.is_file() and told.get("source") else None}
+        cells[s.name] = {"executed": s.notebook, "after": list(s.after), "tracked": {"parameters": told, **content},
                          "threads": max(1, cores // 2) if s.name in beside else cores}
     return {"notebooks": str(notebooks.resolve()), "cells": cells, "page": {"show_reports": study["show_reports"]}}
 
@@ -312,13 +313,13 @@ def write_plan(run: Run, recipe: Recipe, study: Mapping, cores: int, device: str
     "Write the plan and the notebooks' parameters into the run's logs."
     told = plan(recipe, study, cores)
     for name, cell in told["cells"].items():
-        values = {k: v for k, v in cell["tracked"].items() if k != "notebook"} | {"run": ".", "device": device}
+        values = cell["tracked"]["parameters"] | {"run": ".", "device": device}
         with atomic_path(run.folder / "logs" / f"{name}.yaml") as path:
             path.write_text(yaml.safe_dump(values), encoding="utf-8")     # YAML, not JSON: papermill reads 1e-05 of JSON as a string
     write_json(run.folder / "logs" / "plan.json", told)
     return run.folder / "logs" / "plan.json"
 
-# %% ../nbs/21_study.ipynb #f75441cd
+# %% ../nbs/21_study.ipynb #7f19d2b4
 def failure(run: Run, stage: str) -> str:
     "Why a stage failed: the last error in its executed notebook, or where to look."
     if stage in STAGES and run.executed(stage).is_file():
@@ -337,7 +338,7 @@ def progress(run: Run, stage: str) -> str:
         return f"{sum(1 for _ in (run.synthetic / 'exams').iterdir())} exams"
     return ""
 
-# %% ../nbs/21_study.ipynb #6e7d33f3
+# %% ../nbs/21_study.ipynb #a96587a6
 MARKS = re.compile(r"^(?:local)?rule (?P<begun>\w+):|^Finished jobid: \d+ \(Rule: (?P<done>\w+)\)|^Error in rule (?P<failed>\w+):", re.MULTILINE)
 
 
@@ -363,7 +364,7 @@ def follow(engine: subprocess.Popen, run: Run, log: Path, console: Console) -> t
             if ended: return done, failed
             time.sleep(0.25)
 
-# %% ../nbs/21_study.ipynb #fcaf7ff8
+# %% ../nbs/21_study.ipynb #48240e5c
 def execute(run: Run | str | Path, recipe: Recipe | str | None = None, targets: Iterable[str] | None = None, parameters: Mapping[str, Mapping] | None = None,
             cores: int | None = None, device: str = "cpu", profile: str | Path = "local", show_reports: bool | None = None, console: Console | None = None) -> list[str]:
     """Bring a run up to date and return the stages that had to run; the same call again continues or finds all done.

@@ -6,10 +6,10 @@
 __all__ = ['ARMS', 'WORDS', 'fresh_phantoms', 'like_a_file', 'made_of', 'volumes_of', 'untrained_exams', 'features_of', 'rungs',
            'distances', 'measure_ladder', 'ladder_values', 'unseen_reports', 'head_probabilities', 'measure_head',
            'measure_faithfulness', 'evaluate', 'to_shape', 'labelled', 'training_sets', 'unseen_sets', 'classify',
-           'told_of', 'headline', 'how_trained', 'distance_section', 'words_section', 'classifier_section',
+           'told_of', 'short', 'headline', 'how_trained', 'distance_section', 'words_section', 'classifier_section',
            'build_report']
 
-# %% ../nbs/22_verdict.ipynb #e5d3fd53
+# %% ../nbs/22_verdict.ipynb #40ae5894
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -39,7 +39,7 @@ from .stages import beside, cohorts_of, loss_picture, may_tell, reconstruct, tex
 from .stats import Estimate, auc, bootstrap, ceiling_auc, subsample
 from .study import STAGES, Run, Stage
 
-# %% ../nbs/22_verdict.ipynb #7779e981
+# %% ../nbs/22_verdict.ipynb #d05a4a07
 def fresh_phantoms(recipe: Recipe, seed: int, n: int, institution: int = 1) -> Iterator[tuple[Float[np.ndarray, "s x y z"], int | None]]:
     "Prepared phantoms, made in memory, with their labels under the recipe's rule."
     for i in range(n):
@@ -62,7 +62,7 @@ def volumes_of(exams: Iterable[Exam], recipe: Recipe) -> Iterator[Float[np.ndarr
     "Prepared volumes, one exam at a time."
     return (prepare_exam(e, recipe).x for e in exams)
 
-# %% ../nbs/22_verdict.ipynb #1461ec84
+# %% ../nbs/22_verdict.ipynb #b839129b
 def untrained_exams(stage: Stage, model: LatentDiffusion, exams: list[Exam], batch: int = 16) -> Iterator[Float[np.ndarray, "s x y z"]]:
     "Prepared exams of the same model with random weights."
     r, states = stage.recipe, text_states(stage)
@@ -77,7 +77,7 @@ def untrained_exams(stage: Stage, model: LatentDiffusion, exams: list[Exam], bat
         for z, q in zip(latents, part):
             yield like_a_file(decode_exam(vae, naive.unscaled(z[None].to(stage.device))[0]).numpy(), q.spacing_mm, limits, r, q.source_exam_id)
 
-# %% ../nbs/22_verdict.ipynb #33c34d35
+# %% ../nbs/22_verdict.ipynb #2bd16f60
 def features_of(network: FeatureNetwork, exams: Iterable[Float[np.ndarray, "s x y z"]], sequences: list[str], device: str = "cpu", batch: int = 16) -> dict[str, Float[Tensor, "n d"]]:
     "Features of each sequence of some exams, a batch in memory at a time."
     rows, exams = {s: [] for s in sequences}, iter(exams)
@@ -122,7 +122,7 @@ def ladder_values(found: Mapping[str, Mapping[str, Mapping]]) -> dict:
     "A ladder of metrics as `show.ladder` draws it."
     return {s: {rung: (e["value"], e["low"], e["high"], e["n"]) for rung, e in r.items()} for s, r in found.items()}
 
-# %% ../nbs/22_verdict.ipynb #add6f192
+# %% ../nbs/22_verdict.ipynb #9433db09
 def unseen_reports(seed: int, n: int) -> list[tuple[object, str]]:
     "Findings and words of `n` phantom reports, each of another patient."
     found, index = [], 0
@@ -162,7 +162,7 @@ def measure_head(stage: Stage, model: LatentDiffusion) -> dict | None:
     p = head_probabilities(stage, model, texts)
     return {"auc": bootstrap(labels, p, auc, draws=1000).to_dict(), "ceiling": ceiling, "rule": rule, "positive": int(sum(labels))}
 
-# %% ../nbs/22_verdict.ipynb #e2f40e81
+# %% ../nbs/22_verdict.ipynb #f0a0ab3b
 def measure_faithfulness(stage: Stage) -> dict | None:
     "Agreement of lesions with reports, for synthetic and real fresh exams; None where the recipe lacks a sequence that the detector needs."
     names = [s.name for s in stage.recipe.sequences]
@@ -174,14 +174,14 @@ def measure_faithfulness(stage: Stage) -> dict | None:
         out[kind] = {k: e.to_dict() for k, e in faithful.faithfulness(((p.x, p.spacing_mm, said) for p, said in prepared), names).items()}
     return out
 
-# %% ../nbs/22_verdict.ipynb #0615adda
+# %% ../nbs/22_verdict.ipynb #b4fca8d9
 def evaluate(stage: Stage) -> dict:
     "All of the evaluation stage: the ladder, the class head, faithfulness."
     model, _ = load_model(stage.run.model, stage.recipe)
     model = model.to(stage.device)
     return {**measure_ladder(stage, model), "head": measure_head(stage, model), "faithfulness": measure_faithfulness(stage)}
 
-# %% ../nbs/22_verdict.ipynb #c6cb19e5
+# %% ../nbs/22_verdict.ipynb #56c74859
 def to_shape(x: Float[np.ndarray, "s x y z"], shape) -> Float[Tensor, "s X Y Z"]:
     "Volumes on the classifier's grid."
     x = torch.as_tensor(x, dtype=torch.float32)
@@ -237,28 +237,33 @@ def classify(stage: Stage) -> dict:
                 out[name]["test"][where] = {k: e.to_dict() for k, e in scores(y, predict(model, x, device=device)).items()}
     return {"classifiers": out, "rule": r.label_rule, "network": r.classifier.network, "test_exams": {k: len(y) for k, (_, y, _) in tests.items()}, "test_positive": {k: sum(y) for k, (_, y, _) in tests.items()}}
 
-# %% ../nbs/22_verdict.ipynb #bf97d750
+# %% ../nbs/22_verdict.ipynb #b2785137
 def told_of(e: Mapping | None) -> str:
     "An estimate of the metrics in words."
     return "not measured" if e is None else str(Estimate(**e))
 
 
+def short(e: Mapping | None) -> str:
+    "An estimate without its n, which stands beside it."
+    return told_of(e).split(" (n=")[0]
+
+
 def headline(m: Mapping) -> list[dict]:
     "The page's first table: each figure beside the one that it must be read against."
     head, faith, holds = m["evaluate"]["head"], m["evaluate"]["faithfulness"], m["evaluate"]["holds"]["fid"]
-    row = lambda what, figure, beside_it: {"": what, "this run": figure, "beside it": beside_it}
-    rows = [row("Synthetic exams", str(m["generate"]["exams"]), f"trained on {m['train']['exams']} exams"),
-            row("FID ladder in order", f"{sum(holds.values())} of {len(holds)} sequences", ", ".join(s for s, v in holds.items() if v) or "none")]
+    row = lambda what, figure, n, beside_it: {"": what, "this run": figure, "n": n, "beside it": beside_it}
+    rows = [row("Synthetic exams", "one from each report", m["generate"]["exams"], f"{m['train']['exams']} of the reports were trained on"),
+            row("FID ladder in order", ", ".join(s for s, v in holds.items() if v) or "in no sequence", None, f"{len(holds)} sequences")]
     if head:
-        rows.append(row("Class head on unseen reports, AUC", told_of(head["auc"]), f"ceiling {head['ceiling']:.3f}" if head["ceiling"] else "ceiling unknown"))
+        rows.append(row("Class head on unseen reports, AUC", short(head["auc"]), head["auc"]["n"], f"ceiling {head['ceiling']:.3f}" if head["ceiling"] else "ceiling unknown"))
     if faith:
-        rows.append(row("Lesion on the side of the report", told_of(faith["synthetic"]["side"]), f"real exams {told_of(faith['real']['side'])}"))
-        rows.append(row("", "", f"shuffled reports {told_of(faith['synthetic']['side_shuffled'])}"))
+        side = faith["synthetic"]["side"]
+        rows += [row("Lesion on the side of the report", short(side), side["n"], f"real exams {short(faith['real']['side'])}"), row("", "", None, f"shuffled reports {short(faith['synthetic']['side_shuffled'])}")]
     tested = {name: c["test"] for name, c in m["classify"]["classifiers"].items()}
-    for where in m["classify"]["test_exams"]:
-        figure = lambda name: told_of(tested[name].get(where, {}).get("auc"))
-        rows += [row(f"Classifier, {where}, AUC", f"real and synthetic {figure('real and synthetic')}", f"real alone {figure('real')}"), row("", "", f"synthetic alone {figure('synthetic')}")]
-    return rows
+    for where, n in m["classify"]["test_exams"].items():
+        area = lambda name: f"{name} {short(tested[name].get(where, {}).get('auc'))}"
+        rows += [row(f"Classifier's AUC, {where}", area("real and synthetic"), n, area("real")), row("", "", None, area("synthetic"))]
+    return [{k: "" if v is None else v for k, v in r.items()} for r in rows]
 
 
 def how_trained(train: Mapping) -> str:
@@ -271,7 +276,7 @@ def how_trained(train: Mapping) -> str:
     began = "random weights" if not train["start_from"] else f"the model in {train['start_from']}"
     return f"The generator was trained from {began}, for {train['steps']} steps on the {train['exams']} training exams of this run ({train['train_seconds']:.0f} seconds).{change}"
 
-# %% ../nbs/22_verdict.ipynb #9ca2db21
+# %% ../nbs/22_verdict.ipynb #6d6cb255
 def distance_section(page: Page, m: Mapping, sequences: list[str]) -> None:
     "The ladder of FID and KID."
     found = {k: {s: v[s] for s in sequences} if k in ("fid", "kid") else v for k, v in m["evaluate"].items()}     # JSON has its keys sorted
@@ -308,11 +313,11 @@ def classifier_section(page: Page, m: Mapping) -> None:
     c = m["classify"]
     page.text(f"The same network ('{c['network']}'), schedule and seed, label rule '{c['rule']}'. 'Generated labels' are those that the generator's class head gave.")
     for where, n in c["test_exams"].items():
-        rows = [{"trained on": name, "exams": k["exams"], "positive": k["positive"], **{s.upper(): told_of(k["test"].get(where, {}).get(s)) for s in ("auc", "ap", "sensitivity", "specificity")}} for name in ARMS if (k := c["classifiers"][name])]
+        rows = [{"trained on": name, "exams": k["exams"], "positive": k["positive"], **{title: short(k["test"].get(where, {}).get(key)) for key, title in (("auc", "AUC"), ("ap", "AP"), ("sensitivity", "sensitivity"), ("specificity", "specificity"))}} for name in ARMS if (k := c["classifiers"][name])]
         page.table(rows, f"Tested on {n} exams ({c['test_positive'][where]} positive), {where}")
     page.note(next((k["kept"] for k in c["classifiers"].values() if "kept" in k), "no classifier could be trained").capitalize() + " is what each training kept.")
 
-# %% ../nbs/22_verdict.ipynb #502f9ff6
+# %% ../nbs/22_verdict.ipynb #5cc9aa91
 def build_report(run: Run) -> Path:
     "Merge the stages' metrics into metrics.json and write report.html, all of whose numbers stand there."
     if missing := [s for s in STAGES if s not in (found := run.results())]:
