@@ -52,6 +52,14 @@ def test_a_stage_takes_parameters_and_exports_nothing(notebook):
     assert not any(c.source.lstrip().startswith("#| export") for c in cells)
 
 
+@pytest.mark.parametrize("notebook", sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not p.name.startswith(("_", "."))), ids=lambda p: p.stem)
+def test_saved_outputs_hold_no_warnings_of_a_machine(notebook):
+    import nbformat
+
+    outputs = [o for c in nbformat.read(notebook, 4).cells for o in c.get("outputs", [])]
+    assert not [o.text[:200] for o in outputs if o.get("name") == "stderr"]
+
+
 def test_lock_pins_every_requirement_and_names_no_host():
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pinned = {plain(line.split("==")[0]) for line in text.splitlines() if "==" in line}
