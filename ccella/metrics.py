@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['checked', 'fid', 'kid', 'distances', 'radii', 'precision_recall', 'density_coverage']
 
-# %% ../nbs/17_metrics.ipynb #0d1005bb
+# %% ../nbs/17_metrics.ipynb #0c6c6145
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# %% ../nbs/17_metrics.ipynb #7b413640
+# %% ../nbs/17_metrics.ipynb #459a5933
 def checked(real, synthetic, k: int | None = None) -> tuple[Tensor, Tensor]:
     "Return both feature tables as float64 tensors on one device; ValueError on non-finite values, fewer than two rows (or k+1), unequal width."
     tables = []
@@ -26,7 +26,7 @@ def checked(real, synthetic, k: int | None = None) -> tuple[Tensor, Tensor]:
     if tables[0].shape[1] != tables[1].shape[1]: raise ValueError(f"unequal width: real {tables[0].shape[1]}, synthetic {tables[1].shape[1]}")
     return tables[0], tables[1].to(tables[0].device)
 
-# %% ../nbs/17_metrics.ipynb #1a7d9c56
+# %% ../nbs/17_metrics.ipynb #79095a89
 def fid(real: Float[Tensor, "n d"], synthetic: Float[Tensor, "m d"]) -> float:
     "Fréchet distance of the features' Gaussians (Heusel 2017), by a nuclear norm; 0 or more. ValueError as in `checked`."
     x, y = checked(real, synthetic)
@@ -38,7 +38,7 @@ def fid(real: Float[Tensor, "n d"], synthetic: Float[Tensor, "m d"]) -> float:
     shared = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     return max(0.0, float((x.mean(0) - y.mean(0)).square().sum() + spread - 2 * shared))
 
-# %% ../nbs/17_metrics.ipynb #80be286c
+# %% ../nbs/17_metrics.ipynb #36c654f1
 def kid(real: Float[Tensor, "n d"], synthetic: Float[Tensor, "m d"]) -> float:
     "Kernel distance: unbiased squared MMD with the cubic kernel (Bińkowski 2018); may be slightly negative. ValueError as in `checked`."
     x, y = checked(real, synthetic)
@@ -48,7 +48,7 @@ def kid(real: Float[Tensor, "n d"], synthetic: Float[Tensor, "m d"]) -> float:
         return (k.sum() - k.diagonal().sum()) / (len(a) * (len(a) - 1))
     return float(within(x) + within(y) - 2 * kernel(x, y).mean())
 
-# %% ../nbs/17_metrics.ipynb #82170acf
+# %% ../nbs/17_metrics.ipynb #d4803356
 def distances(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
     "Euclidean distances between the rows of two float64 tables, around a common centre so that large offsets cost no digits."
     centre = a.mean(0)
@@ -68,7 +68,7 @@ def precision_recall(real: Float[Tensor, "n d"], synthetic: Float[Tensor, "m d"]
     recall = (d <= radii(y, k)[None, :]).any(1)
     return float(precision.double().mean()), float(recall.double().mean())
 
-# %% ../nbs/17_metrics.ipynb #848dbba0
+# %% ../nbs/17_metrics.ipynb #25578d29
 def density_coverage(real: Float[Tensor, "n d"], synthetic: Float[Tensor, "m d"], k: int = 5) -> tuple[float, float]:
     "Density (0 or more, 1 expected) and coverage (0 to 1) (Naeem 2020). ValueError as in `checked`, or where k is not below the number of rows."
     x, y = checked(real, synthetic, k)
