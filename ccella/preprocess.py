@@ -6,14 +6,14 @@
 __all__ = ['TABLE_2', 'box', 'resample', 'limits_of', 'to_unit', 'Prepared', 'prepare', 'onto_first', 'prepare_exam', 'restore',
            'cohort_limits', 'to_original', 'intensity_table']
 
-# %% ../nbs/06_preprocess.ipynb #715f3455
+# %% ../nbs/06_preprocess.ipynb #a13f90c9
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from .cohort import SPLITS, Cohort, Exam, problem
@@ -21,7 +21,7 @@ from .core import CcellaError
 from .layouts import Volume, axcodes, read_volume, reorient, same_grid
 from .recipe import GridConfig, Recipe, SequenceRule
 
-# %% ../nbs/06_preprocess.ipynb #fad93932
+# %% ../nbs/06_preprocess.ipynb #5a144a15
 def box(shape: Sequence[int], affine, gland: np.ndarray | None, grid: GridConfig) -> np.ndarray:
     """Give the affine of the grid that is to be cut from an image of `shape` and RAS+ `affine`: a box of fixed size in mm, centred on the gland, or on the image where there is no gland.
 
@@ -37,8 +37,8 @@ def box(shape: Sequence[int], affine, gland: np.ndarray | None, grid: GridConfig
     start = np.where(step == 1, np.floor(start + 0.5 - 1e-6), start)
     return np.asarray(affine, float) @ nib.affines.from_matvec(np.diag(step), start)
 
-# %% ../nbs/06_preprocess.ipynb #2fb09f36
-def resample(array: Float[np.ndarray, "x y z"], affine, shape: Sequence[int], to, nearest: bool = False) -> tuple[np.ndarray, Bool[np.ndarray, "x y z"]]:
+# %% ../nbs/06_preprocess.ipynb #6b47c75c
+def resample(array: Shaped[np.ndarray, "x y z"], affine, shape: Sequence[int], to, nearest: bool = False) -> tuple[np.ndarray, Bool[np.ndarray, "x y z"]]:
     """Bring an array from `affine` to a grid of `shape` and affine `to`; give it with the mask of voxels that lie inside the image.
 
     Linear with smoothing where the grid is coarser, or the nearest voxel (for masks). An exact copy where the grids differ by whole voxels.
@@ -61,7 +61,7 @@ def resample(array: Float[np.ndarray, "x y z"], affine, shape: Sequence[int], to
     smooth = gaussian_filter(np.asarray(array, np.float32), np.sqrt(np.maximum(step**2 - 1, 0) / 12), mode="nearest")
     return affine_transform(smooth, order=1, mode="nearest", **how) * inside, inside
 
-# %% ../nbs/06_preprocess.ipynb #31d10578
+# %% ../nbs/06_preprocess.ipynb #334dc12c
 def limits_of(array: np.ndarray, rule: SequenceRule) -> tuple[float, float]:
     """Give the values that become 0 and 1. Raises `CcellaError` for a constant volume, or one whose percentiles coincide."""
     if array.min() == array.max():
@@ -79,7 +79,7 @@ def to_unit(array: np.ndarray, limits: tuple[float, float]) -> Float[np.ndarray,
     low, high = limits
     return np.clip((array.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
 
-# %% ../nbs/06_preprocess.ipynb #4cb2ffeb
+# %% ../nbs/06_preprocess.ipynb #adab84b8
 @dataclass(frozen=True)
 class Prepared:
     """An exam on the model's grid and in [0, 1], with all that is needed to go back."""
@@ -133,7 +133,7 @@ def prepare(volumes: Mapping[str, np.ndarray], affine, gland: np.ndarray | None,
     cut = None if mask is None else resample(mask, ras, grid.shape, to, nearest=True)[0]
     return Prepared(x, to, tuple(r.name for r in sequences), limits, ras, arrays[sequences[0].name].shape, cut, mask is None or not mask.any(), float(1 - inside.mean()), stored=stored)
 
-# %% ../nbs/06_preprocess.ipynb #2075fca0
+# %% ../nbs/06_preprocess.ipynb #ddaeae6f
 def onto_first(volumes: Mapping[str, Volume], name: str = "?") -> dict[str, Volume]:
     """Resample the volumes of an exam onto the grid of the first. Raises `CcellaError` when one covers less than half of it."""
     first, out = next(iter(volumes.values())), {}
@@ -161,7 +161,7 @@ def prepare_exam(exam: Exam, recipe: Recipe) -> Prepared:
     gland = arrays.pop("gland", None)
     return replace(prepare(arrays, first.affine, gland, recipe.sequences, recipe.grid, exam.exam_id), resampled=moved, stored=first.stored)
 
-# %% ../nbs/06_preprocess.ipynb #6c465d63
+# %% ../nbs/06_preprocess.ipynb #a5f08617
 def restore(x: Float[np.ndarray, "s x y z"], limits: Mapping[str, tuple[float, float]], sequences: Sequence[SequenceRule | str]) -> dict[str, np.ndarray]:
     """Take x from [0, 1] (clipped) to scanner units, one array per sequence in the order of `sequences`. Raises `CcellaError` when a sequence has no limits or numbers differ."""
     names = [s if isinstance(s, str) else s.name for s in sequences]
@@ -178,12 +178,12 @@ def cohort_limits(prepared: Iterable[Prepared]) -> dict[str, tuple[float, float]
         raise CcellaError("limits of a cohort: found no exam, expected at least one in the training part")
     return {s: tuple(float(m) for m in np.median([e[s] for e in each], axis=0)) for s in each[0]}
 
-# %% ../nbs/06_preprocess.ipynb #c257a82d
+# %% ../nbs/06_preprocess.ipynb #f0f367f2
 def to_original(x: Float[np.ndarray, "s x y z"], prepared: Prepared) -> Float[np.ndarray, "s x y z"]:
     """Bring arrays on the model's grid back onto the grid of the image they were cut from (RAS+, `prepared.original_affine`); 0 outside the box."""
     return np.stack([resample(np.asarray(v, np.float32), prepared.affine, prepared.original_shape, prepared.original_affine)[0] for v in x])
 
-# %% ../nbs/06_preprocess.ipynb #85e94087
+# %% ../nbs/06_preprocess.ipynb #a624788f
 TABLE_2 = {("1", "axt2"): (9.4, 281, 853), ("1", "highb"): (0.8, 16.9, 52), ("1", "adc"): (0, 542, 2837),
            ("2", "axt2"): (12.4, 224, 594), ("2", "highb"): (0.9, 15.0, 51), ("2", "adc"): (0, 766, 3105)}  # arXiv 2507.06384, Table 2, train
 
