@@ -18,7 +18,7 @@ from ccella.recipe import load_recipe
 from ccella.reports import save_text_encoder, small_t5_config, train_tokenizer
 from ccella.study import COMMON, STAGES, Run, execute, find_notebooks
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stages")]  # one run, in this order
+pytestmark = pytest.mark.slow  # one run, in this order: a file stays in one process
 SMALL = {"cohort": {"exams": 24, "fresh": 12, "other": 10}, "encode": {"reconstructions": 2},
          "evaluate": {"reference": 12, "untrained": 6, "reports": 30, "draws": 5}, "classify": {"test": 24}}
 

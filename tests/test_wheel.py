@@ -14,7 +14,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ccella"
 GENERATOR = PACKAGE / "weights" / "generator"
-pytestmark = pytest.mark.xdist_group("wheel")  # one process, so that the wheel is built once
 
 REPORT = """MRI PROSTATE
 CLINICAL INFORMATION: 66 year old man, PSA 7.9 ng/mL, no previous biopsy.
