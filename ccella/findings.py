@@ -6,7 +6,7 @@
 __all__ = ['ZONES', 'SIDES', 'LEVELS', 'APS', 'CAPSULES', 'AP_OF_ZONE', 'WORD_LIMITS', 'category', 'Finding',
            'gland_dimensions_mm', 'Findings', 'write_report', 'Sighting', 'Reading', 'read_report']
 
-# %% ../nbs/03_findings.ipynb #6782d053
+# %% ../nbs/03_findings.ipynb #2c5b862e
 import dataclasses
 import math
 import random
@@ -17,7 +17,7 @@ from . import wordings as words
 from .core import CcellaError, seed_for
 from .wordings import HELD_OUT_READER, READERS, UNSCORED_READERS
 
-# %% ../nbs/03_findings.ipynb #7e7ebeef
+# %% ../nbs/03_findings.ipynb #b5690f06
 ZONES = ("PZ", "TZ", "AFS", "CZ")
 SIDES = ("left", "right", "midline")
 LEVELS = ("base", "mid", "apex")
@@ -25,7 +25,7 @@ APS = ("anterior", "posterior", "posterolateral", "posteromedial")
 CAPSULES = ("none", "abuts", "bulge", "extension")
 AP_OF_ZONE = {"PZ": APS, "TZ": ("anterior", "posterior"), "AFS": ("anterior",), "CZ": ("posterior",)}
 
-# %% ../nbs/03_findings.ipynb #bc6aada1
+# %% ../nbs/03_findings.ipynb #c2a2e4d5
 def category(zone: str, t2: int, dwi: int, dce_positive: bool = False) -> int:
     "Combine the scores (1–5) of a lesion into its PI-RADS v2.1 category; CZ follows the PZ's rule, AFS the TZ's."
     if zone in ("PZ", "CZ"):
@@ -34,7 +34,7 @@ def category(zone: str, t2: int, dwi: int, dce_positive: bool = False) -> int:
         return 3
     return 4 if t2 == 3 and dwi == 5 else t2
 
-# %% ../nbs/03_findings.ipynb #dc38899c
+# %% ../nbs/03_findings.ipynb #60dda8ee
 def _require(holds: bool, what: str, found, expected: str) -> None:
     "Raise a one-line error unless `holds`."
     if not holds:
@@ -50,7 +50,7 @@ def _require_between(what: str, value, low: float, high: float, unit: str = "") 
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     _require(number and low <= value <= high, what, value, f"{low:g} to {high:g} {unit}".rstrip())
 
-# %% ../nbs/03_findings.ipynb #348a3e24
+# %% ../nbs/03_findings.ipynb #6cb38c50
 @dataclass(frozen=True)
 class Finding:
     "One lesion: where it is, how large, how it scores, and (never reported) its histology."
@@ -98,13 +98,13 @@ class Finding:
         "Sort key of PI-RADS v2.1: highest category, then extraprostatic extension, then size."
         return self.pirads, self.capsule == "extension", self.size_mm
 
-# %% ../nbs/03_findings.ipynb #6cc0813a
+# %% ../nbs/03_findings.ipynb #c42f9262
 def gland_dimensions_mm(volume_ml: float) -> tuple[float, float, float]:
     "Return (LR, AP, SI) of the ellipsoid of that volume with the public cohort's proportions (53.5 : 43 : 47)."
     scale = (volume_ml * 1000 / (math.pi / 6 * 53.5 * 43 * 47)) ** (1 / 3)
     return tuple(round(side * scale, 1) for side in (53.5, 43.0, 47.0))
 
-# %% ../nbs/03_findings.ipynb #cb35ddd4
+# %% ../nbs/03_findings.ipynb #8be63cd5
 @dataclass(frozen=True)
 class Findings:
     "The truth of an exam that its report speaks of; `lesions` has the index lesion first."
@@ -195,27 +195,31 @@ def _build(cls, plain: dict, what: str):
     _require(not missing, f"{what} keys missing", missing, "all of them")
     return cls(**plain)
 
-# %% ../nbs/03_findings.ipynb #233f8bf4
+# %% ../nbs/03_findings.ipynb #babaa62a
 WORD_LIMITS = (90, 430)
 
 
-def write_report(findings: Findings, reader: str, seed: int) -> str:
-    "Write the report of an exam in one reader's habits; the same arguments give the same text."
-    if reader not in READERS:
+def write_report(findings: Findings, reader: str | words.Reader, seed: int) -> str:
+    "Write the report of an exam in the habits of a reader, named or described; the same arguments give the same text."
+    if isinstance(reader, words.Reader):
+        style, reader = reader, dataclasses.astuple(reader)
+    elif reader in READERS:
+        style = words.style_of(reader)
+    else:
         raise CcellaError(f"reader: found {reader!r}, expected one of {', '.join(READERS)}")
     told = findings.to_dict() | {"isup": None, "lesions": [dataclasses.asdict(x) | {"isup": None} for x in findings.lesions]}
     chat = None
     for attempt in range(60):
         rng = random.Random(seed_for("report", told, reader, seed, attempt))
         chat = rng.uniform(0.25, 0.9) if chat is None else chat
-        text = _Scribe(findings, words.style_of(reader), rng, chat).report()
+        text = _Scribe(findings, style, rng, chat).report()
         count = len(text.split())
         if WORD_LIMITS[0] <= count <= WORD_LIMITS[1]:
             return text
         chat = min(1.0, chat + 0.1) if count < WORD_LIMITS[0] else max(0.0, chat - 0.1)
     raise CcellaError(f"reader {reader!r} found no wording of {WORD_LIMITS[0]} to {WORD_LIMITS[1]} words for these findings")
 
-# %% ../nbs/03_findings.ipynb #1171d5fe
+# %% ../nbs/03_findings.ipynb #838ba74b
 class _Scribe:
     "Says one exam in one reader's style."
 
@@ -249,7 +253,7 @@ class _Scribe:
         "Write a side in full or by its letter."
         return side[0].upper() if self.style.short_sides else side
 
-# %% ../nbs/03_findings.ipynb #0ed06d7d
+# %% ../nbs/03_findings.ipynb #8183c16e
 def _exam_facts(self) -> dict[str, str]:
     "Name everything of the exam that is not a lesion's own."
     f, rng = self.findings, self.rng
@@ -273,7 +277,7 @@ def _exam_facts(self) -> dict[str, str]:
 
 _Scribe._exam_facts = _exam_facts
 
-# %% ../nbs/03_findings.ipynb #8ccaa137
+# %% ../nbs/03_findings.ipynb #e3427d57
 def _background(self, section: str, **_) -> str:
     "Sections that need no more than the exam's facts."
     f = self.findings
@@ -327,7 +331,7 @@ def _stroma(self, **_) -> str:
 for _method in (_background, _opening, _pointer, _pz, _tz, _stroma):
     setattr(_Scribe, _method.__name__, _method)
 
-# %% ../nbs/03_findings.ipynb #156d2409
+# %% ../nbs/03_findings.ipynb #d9bef6d1
 def _lesion_facts(self, k: int) -> dict[str, str]:
     "Name everything of lesion `k` (0: index); alternatives are drawn later, at each use."
     lesion, style = self.findings.lesions[k], self.style
@@ -383,7 +387,7 @@ def _advice(self) -> str:
 for _method in (_lesion_facts, _lesion, _lesions, _impression, _advice):
     setattr(_Scribe, _method.__name__, _method)
 
-# %% ../nbs/03_findings.ipynb #bd8b1862
+# %% ../nbs/03_findings.ipynb #a3d24d3d
 def _section(self, section: str, alone: bool) -> str | list[str]:
     "Say one section."
     if section.startswith("lesions"):
@@ -432,7 +436,7 @@ for _method in (_section, _block, _report):
     setattr(_Scribe, _method.__name__, _method)
 _Scribe.report = _report
 
-# %% ../nbs/03_findings.ipynb #57182056
+# %% ../nbs/03_findings.ipynb #b3fc7764
 @dataclass(frozen=True)
 class Sighting:
     "A lesion as a report states it; what it leaves open is None."
@@ -457,7 +461,7 @@ class Reading:
         "The index lesion as stated."
         return self.lesions[0] if self.lesions else None
 
-# %% ../nbs/03_findings.ipynb #2a9abeff
+# %% ../nbs/03_findings.ipynb #7cd9eef9
 _ZONE_WORDS = {"AFS": r"anterior (?:fibromuscular )?stroma|AFM?S\b", "PZ": r"peripheral zone|\b[RL]?PZ(?:pl|pm|a|p)?\b", "TZ": r"transition(?:al)? zone|\b[RL]?TZ[ap]?\b", "CZ": r"central zone|\b[RL]?CZ\b"}
 _SIDE_PATTERNS = {"left": r"(?i:\bleft\b)|\bL(?=\b(?!\d)|[PTC]Z)", "right": r"(?i:\bright\b)|\bR(?=\b(?!\d)|[PTC]Z)", "midline": r"(?i:\bmidline\b)"}
 _LEVEL_PATTERNS = {"base": r"\b(?:base|basal)\b", "mid": r"\bmid(?:-?gland|-third)?\b|\bmiddle third\b", "apex": r"\b(?:apex|apical)\b"}
@@ -482,7 +486,7 @@ def _place(unit: str) -> tuple[str, str, str, str | None] | None:
         return None
     return zone, side, level, AP_OF_ZONE[zone][0] if len(AP_OF_ZONE[zone]) == 1 else _only(_AP_PATTERNS, unit, re.IGNORECASE)
 
-# %% ../nbs/03_findings.ipynb #7383dab1
+# %% ../nbs/03_findings.ipynb #1f1180b9
 def _sightings(text: str) -> list[Sighting]:
     "Read the lesions of a text in its order; a lesion's description ends with its paragraph at the latest."
     return [found for paragraph in re.split(r"\n\s*\n", text) for found in _paragraph_sightings(paragraph)]
