@@ -1,4 +1,4 @@
-"""The full-width cascade against the released code's outputs: 370 M weights, too slow for a notebook (13_ldm has the small cases)."""
+"""The full-width cascade against the released code's outputs: 370 M weights, too slow for a notebook (16_ldm has the small cases)."""
 import json
 import zlib
 from pathlib import Path
