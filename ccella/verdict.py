@@ -11,6 +11,9 @@ __all__ = ['ARMS', 'WORDS', 'fresh_phantoms', 'like_a_file', 'made_of', 'volumes
 
 # %% ../nbs/26_verdict.ipynb #8854f75c
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -41,11 +44,17 @@ from .stats import Estimate, auc, bootstrap, ceiling_auc, subsample
 from .study import STAGES, Run, Stage
 
 # %% ../nbs/26_verdict.ipynb #d05a4a07
-def fresh_phantoms(recipe: Recipe, seed: int, n: int, institution: int = 1) -> Iterator[tuple[Float[np.ndarray, "s x y z"], int | None]]:
-    "Prepared phantoms, made in memory, with their labels under the recipe's rule."
-    for i in range(n):
-        e = phantom_exam(seed, i, institution, recipe.grid.shape)
-        yield prepare(e.volumes, e.affine, e.gland, recipe.sequences, recipe.grid, e.exam_id).x, label_for(e.findings.pirads, e.findings.isup, recipe.label_rule)
+def _fresh_phantom(index: int, recipe: Recipe, seed: int, institution: int) -> tuple[np.ndarray, int | None]:
+    e = phantom_exam(seed, index, institution, recipe.grid.shape)
+    return np.asarray(prepare(e.volumes, e.affine, e.gland, recipe.sequences, recipe.grid, e.exam_id).x), label_for(e.findings.pirads, e.findings.isup, recipe.label_rule)
+
+
+def fresh_phantoms(recipe: Recipe, seed: int, n: int, institution: int = 1, part: int = 64) -> Iterator[tuple[Float[np.ndarray, "s x y z"], int | None]]:
+    "Prepared phantoms, made in memory, `part` at a time, with their labels under the recipe's rule."
+    make = partial(_fresh_phantom, recipe=recipe, seed=seed, institution=institution)
+    with ProcessPoolExecutor(workers) if (workers := torch.get_num_threads()) > 1 else nullcontext() as pool:
+        for start in range(0, n, part):
+            yield from (pool.map if pool else map)(make, range(start, min(start + part, n)))
 
 
 def like_a_file(x: Float[np.ndarray, "s x y z"], spacing_mm, limits: Mapping, recipe: Recipe, name: str) -> Float[np.ndarray, "s x y z"]:
