@@ -19,11 +19,17 @@ def said(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def flat(figures: dict, prefix: str = "") -> dict:
+    """Figures by name, those of an inner table as outer.inner."""
+    inner = lambda v: isinstance(v, dict) and "value" not in v
+    return {k: v for name, value in figures.items() for k, v in (flat(value, f"{prefix}{name}.") if inner(value) else {prefix + name: value}).items()}
+
+
 def filled(card: str) -> str:
     """The card with every table's values taken from its record; a dash where there is no record yet."""
     def table(found):
         record = RECORDS / f"{found[1]}.metrics.json"
-        figures = json.loads(record.read_text()) if record.is_file() else None
+        figures = flat(json.loads(record.read_text())) if record.is_file() else None
         row = lambda r: f"| {r[1]} | {'–' if figures is None else said(figures[r[1]])} |"
         return f"<!-- figures: {found[1]} -->\n" + ROW.sub(row, found[2])
     return TABLE.sub(table, card)

@@ -89,6 +89,17 @@ def test_changed_parameters_touch_what_depends_on_them(run, encoder):
     assert changed <= {"06_classify.ipynb", "metrics/classify.json", "metrics.json", "report.html", "study.json", "recipe.yaml"}
 
 
+def test_one_sequence(tmp_path, encoder):
+    """A recipe of one sequence walks the same road; the lesion detector, which needs three, is left out."""
+    run = Run(tmp_path / "axt2")
+    first = load_recipe("tiny").sequences[0].model_dump()
+    assert set(STAGES) < set(start(run, encoder, sequences=[first]))
+    found = json.loads((run.folder / "metrics.json").read_text())
+    assert list(found["evaluate"]["fid"]) == ["axt2"] and found["evaluate"]["faithfulness"] is None
+    synthetic = Cohort.read(run.synthetic)
+    assert synthetic.check()["sequences"] == {"axt2": 36} and not list(run.synthetic.rglob("adc*"))
+
+
 def test_a_run_of_another_recipe_is_refused(run):
     before = made(run)
     with pytest.raises(CcellaError, match="holds a run of recipe 'tiny', asked for 'phantom'"):
