@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ccella.ldm import Conditioning, from_released
+from ccella.ldm import Conditioning, LatentDiffusion, count_parameters, from_released
+from ccella.recipe import load_recipe
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPES = json.loads((GOLDEN / "state_dict_shapes.json").read_text())
@@ -41,3 +42,20 @@ def test_outputs_equal_the_released_code(variant, tmp_path):
     if logits is not None:
         torch.testing.assert_close(logits, torch.from_numpy(golden["cascade/logits"]), atol=1e-4, rtol=0)
     assert model.scale.tolist() == pytest.approx([1.2])
+
+
+def test_the_papers_sizes():
+    """575.5 M weights, as the paper says: 205.0 M of the U-Net, 370.5 M of the adapter, most of them in the heads."""
+    with torch.device("meta"):
+        sizes = count_parameters(LatentDiffusion(load_recipe("ccella").model))
+    assert {k: round(v / 1e6, 1) for k, v in sizes.items()} == {"unet": 205.0, "adapter": 370.5, "heads": 302.0, "total": 575.5}
+
+
+@pytest.mark.parametrize("variant", sorted(SHAPES))
+def test_a_recipe_has_its_variants_tensors(variant):
+    """The recipe by the paper's name, on the small U-Net of the listed checkpoints, has the same names and shapes."""
+    recipe = load_recipe({"cascade": "ccella", "cascade12": "ccellapp"}.get(variant, variant), {"model.text_width": 64, "model.unet": SMALL | {"norm_groups": 32}})
+    with torch.device("meta"):
+        model = LatentDiffusion(recipe.model)
+    bare = "" if recipe.model.text else "unet."
+    assert {n.removeprefix(bare): list(w.shape) for n, w in model.state_dict().items()} == SHAPES[variant]
