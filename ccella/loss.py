@@ -87,9 +87,11 @@ class JointLoss(NamedTuple):
 
 
 def region_weight(config: ObjectiveConfig, gland: Float[Tensor, "b 1 x y z"], lesion: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b 1 x y z"]:
-    "Weights of voxels from the shares (0–1) of each that gland and lesion fill; 1 elsewhere, and the lesion's weight wins inside the gland."
+    """Weights of voxels from the shares (0–1) of each that gland and lesion fill; 1 elsewhere, and the lesion's weight wins inside the gland.
+
+    A lesion's weight holds for the same place on the other side too: weighed where it is alone, the cheapest guess of an L1 is a lesion on either side."""
     w = 1 + (config.region_weight["gland"] - 1) * gland
-    return w + (config.region_weight["lesion"] - w) * lesion
+    return w + (config.region_weight["lesion"] - w) * torch.maximum(lesion, lesion.flip(-3))
 
 
 def joint_loss(prediction: Float[Tensor, "b c x y z"], wanted: Float[Tensor, "b c x y z"], logits: Float[Tensor, "b k"] | None = None, *,
