@@ -71,7 +71,7 @@ def build_classifier(config: ClassifierConfig, sequences: int, seed: int = 0) ->
     "Make the recipe's network for so many sequences; its weights depend on `seed` alone."
     with torch.random.fork_rng():
         torch.manual_seed(seed_for("classifier", seed))
-        if config.network == "small": return SmallClassifier(sequences)
+        if config.network == "small": return SmallClassifier(sequences).to(memory_format=torch.channels_last_3d)     # a third faster on a CPU
         return EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=3, in_channels=sequences, num_classes=2)
 
 

@@ -331,12 +331,18 @@ def recipes(name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help=
     if name:
         print(yaml.safe_dump(load_recipe(name).model_dump(mode="json"), sort_keys=False), end="")
         return
+    import torch
+
+    from ccella.ldm import LatentDiffusion, count_parameters
     from ccella.study import STAGES
 
-    lines = table("Recipes", "name", "parent", "what it is")
+    lines = table("Recipes", "name", "parent", "parameters", "needs", "what it is")
     for each in list_recipes():
-        first = (RECIPES / f"{each}.yaml").read_text(encoding="utf-8").splitlines()[0]
-        lines.add_row(each, load_recipe(each).parent or "", first.removeprefix("# "))
+        first, r = (RECIPES / f"{each}.yaml").read_text(encoding="utf-8").splitlines()[0], load_recipe(each)
+        with torch.device("meta"):
+            size = count_parameters(LatentDiffusion(r.model))["total"]
+        needs = [w for w in (r.vae.weights, r.text.encoder if r.model.text else None) if w not in (None, "shipped")]
+        lines.add_row(each, r.parent or "", f"{size / 1e6:.1f} M", ", ".join(needs) or "–", first.removeprefix("# "))
     console().print(lines)
     lines = table("Settings of the stages (--set STAGE.KEY=VALUE)", "stage", "settings and their defaults")
     for stage in STAGES.values():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'CcellaError', 'atomic_path', 'write_json', 'read_json', 'seed_for', 'generator', 'noise_for',
-           'box_coordinates', 'sha256', 'provenance']
+           'box_coordinates', 'sha256', 'read_checkpoint', 'state_in', 'provenance']
 
 # %% ../nbs/00_core.ipynb #8951f787
 import hashlib
@@ -13,9 +13,11 @@ import importlib.util
 import json
 import math
 import os
+import pickle
 import platform
 import subprocess
 import uuid
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -23,6 +25,8 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 # %% ../nbs/00_core.ipynb #0f2e4051
@@ -143,6 +147,35 @@ def sha256(path: str | os.PathLike) -> str:
     inside = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
     shown = sorted(n for n in inside if not any(part.startswith(".") or part == "__pycache__" for part in n.split("/")))
     return hashlib.sha256("".join(f"{sha256(inside[n])}  {n}\n" for n in shown).encode("utf-8")).hexdigest()
+
+# %% ../nbs/00_core.ipynb #c0de0002
+def read_checkpoint(path: str | os.PathLike) -> dict:
+    """Read the dictionary in a `.safetensors` or PyTorch file, on the CPU; no code in the file is run.
+
+    Raises `CcellaError` where the file is missing, damaged, or holds anything but plain values and tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CcellaError(f"{path}: no such file, expected weights")
+    try:
+        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError) as error:
+        raise CcellaError(f"{path}: not a readable checkpoint of tensors only ({type(error).__name__})") from error
+    if not isinstance(found, dict):
+        raise CcellaError(f"{path}: found a {type(found).__name__}, expected a dictionary of weights")
+    return found
+
+
+def state_in(checkpoint: dict, source: str, *wrappers: str) -> dict[str, Tensor]:
+    """Take the state dictionary out of `checkpoint`, bare or under one of the keys `wrappers`, without the `module.` of data-parallel training.
+
+    Raises `CcellaError` where that is not a dictionary of tensors.
+    """
+    state = next((checkpoint[k] for k in wrappers if k in checkpoint), checkpoint)
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CcellaError(f"{source}: expected weights by name{', bare or under ' + ' or '.join(wrappers) if wrappers else ''}, found {', '.join(sorted(map(str, checkpoint))[:5]) or 'nothing'}")
+    data_parallel = all(str(k).startswith("module.") for k in state)
+    return {k.removeprefix("module.") if data_parallel else k: v for k, v in state.items()}
 
 # %% ../nbs/00_core.ipynb #8ba93784
 PACKAGES = ("ccella", "torch", "monai", "transformers", "diffusers", "accelerate", "numpy", "scipy", "pandas", "scikit-learn", "nibabel", "SimpleITK")

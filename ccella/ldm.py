@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pickle
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .adapter import Adapter, final_classifier
-from .core import CcellaError, atomic_path, write_json
+from .core import CcellaError, atomic_path, read_checkpoint, state_in, write_json
 from .denoiser import Denoiser
 from .recipe import ARCHITECTURE, TRAINING, AdapterConfig, ModelConfig, Recipe, UnetConfig, load_recipe
 
@@ -168,14 +166,10 @@ def from_released(checkpoint: dict | str | Path, variant: str, channels=(64, 128
     "Build a variant from a released checkpoint (the dictionary or its file) in evaluation mode, on the checkpoint's own tensors; raises CcellaError."
     if variant not in RELEASED: raise CcellaError(f"unknown variant '{variant}'; known: {', '.join(RELEASED)}")
     source = f"released checkpoint ({variant})" if isinstance(checkpoint, dict) else str(checkpoint)
-    if not isinstance(checkpoint, dict):
-        try: checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as e:
-            raise CcellaError(f"{source}: not a readable checkpoint of tensors only ({type(e).__name__})") from e
-    found = checkpoint if isinstance(checkpoint, dict) else {}
+    found = checkpoint if isinstance(checkpoint, dict) else read_checkpoint(checkpoint)
     if not {"unet_state_dict", "scale_factor"} <= found.keys():
-        raise CcellaError(f"{source}: expected the keys unet_state_dict and scale_factor, found {', '.join(sorted(map(str, found))) or type(checkpoint).__name__}")
-    weights = found["unet_state_dict"]
+        raise CcellaError(f"{source}: expected the keys unet_state_dict and scale_factor, found {', '.join(sorted(map(str, found))) or 'nothing'}")
+    weights = state_in(found, source, "unet_state_dict")
     if variant in ("maisi", "rad_maisi"): weights = {f"unet.{n}": w for n, w in weights.items()}
     try: config = released_config(weights, variant, UnetConfig(channels=channels, attention=attention, head_channels=head_channels, res_blocks=res_blocks))
     except KeyError as e: raise CcellaError(f"{source}: weight {e} is missing; it does not belong to variant '{variant}'") from e

@@ -170,7 +170,7 @@ class TrainConfig(Config):
     ema: float = Field(0.0, ge=0, lt=1)              # 0: off
     drop_condition: float = Field(0.0, ge=0, le=1)   # probability of training an exam without report and label
     redraw: bool = False                             # new latent noise (sigma · eps) each epoch
-    precision: Literal["fp32", "bf16", "fp16"] = "fp16"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp16"     # bf16 on a CPU that lacks it: fp32
     eval_every: int = Field(1000, ge=1)              # steps
     save_every: int = Field(1000, ge=1)              # steps
 

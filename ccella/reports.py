@@ -122,7 +122,7 @@ def load_text_encoder(where: str | Path = "shipped", device: str = "cpu", dtype:
             folder = Path(snapshot_download(str(where), local_files_only=True))
         except (LocalEntryNotFoundError, HFValidationError):
             raise CcellaError(f"no text encoder '{where}': it is neither a folder nor in the local Hugging Face cache. Give a folder with config.json, "
-                              f"model.safetensors and tokenizer.json, or run `hf download {where}` once where there is a network (the papers': google/flan-t5-xxl)") from None
+                              f"model.safetensors and tokenizer.json, or run `hf download {where}` once where there is a network (the papers': google/flan-t5-xxl, Apache-2.0)") from None
     missing = [n for n in ("config.json", "*.safetensors") if not list(folder.glob(n))]
     if not list(folder.glob("tokenizer.json")) + list(folder.glob("spiece.model")):
         missing.append("tokenizer.json (or spiece.model)")

@@ -143,14 +143,14 @@ def text_states(stage: Stage) -> TextCache | None:
     return TextCache(stage.run.cache / "text", load_text_encoder(r.text.encoder, stage.device), r.text.max_length, r.text.padding) if r.model.text else None
 
 
-def encode(stage: Stage) -> tuple[LatentCache, Vae]:
-    "Fill the caches with the cohort's and the fresh exams' latents and text states."
+def encode(stage: Stage) -> tuple[LatentCache, Vae, dict[str, str | None]]:
+    "Fill the caches with the cohort's and the fresh exams' latents and text states; tells the sha256 of the weights that did it."
     vae, sets = load_vae(stage.recipe.vae.weights, stage.recipe.vae, stage.device), cohorts_of(stage.run)
     for name in ("cohort", "fresh"):
         cache = encode_cohort(sets[name], vae, stage.recipe, stage.run.cache / "latents", progress=False)
     if (texts := text_states(stage)) is not None:
         texts.fill(e.text() for name in ("cohort", "fresh") for e in sets[name])
-    return cache, vae
+    return cache, vae, {"vae": vae.sha256, "text": texts and texts.encoder.sha}
 
 
 def reconstruct(stage: Stage, cache: LatentCache, vae: Vae, exam: Exam) -> Float[np.ndarray, "s x y z"]:
@@ -163,13 +163,13 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(-10 * np.log10(max(np.mean((np.asarray(a, np.float64) - b) ** 2), 1e-12)))
 
 
-def encode_metrics(stage: Stage, cache: LatentCache, vae: Vae) -> dict:
+def encode_metrics(stage: Stage, cache: LatentCache, vae: Vae, weights_sha256: Mapping) -> dict:
     "Scale per sequence, and the PSNR of reconstructions of fresh exams."
     sets, names = cohorts_of(stage.run), [s.name for s in stage.recipe.sequences]
     train = list(sets["cohort"].subset(split="train").table.exam_id)
     looked = list(islice(sets["fresh"], stage.parameters.reconstructions))
     each = np.array([[psnr(a, b) for a, b in zip(prepare_exam(e, stage.recipe).x, reconstruct(stage, cache, vae, e))] for e in looked])
-    return {"exams": sum(len(sets[n]) for n in ("cohort", "fresh")), "latent_shape": list(stage.recipe.latent_shape), "vae": vae.fingerprint()[:16],
+    return {"exams": sum(len(sets[n]) for n in ("cohort", "fresh")), "latent_shape": list(stage.recipe.latent_shape), "vae": vae.fingerprint()[:16], "weights_sha256": dict(weights_sha256),
             "psnr_db": dict(zip(names, each.mean(0).tolist())), "psnr_exams": len(looked), "scale": dict(zip(names, cache.scale(train).tolist())),
             "limits": {k: list(v) for k, v in cache.limits(train).items()}, "centred": sum(cache.read(i).centred for i in train)}
 

@@ -34,14 +34,14 @@ class CohortParameters(Config):
     "Exams: phantoms, or a cohort folder of one's own (`source`, whose test part then takes the place of `fresh`)."
     source: str | None = None                # a cohort folder; None: phantoms of institution 1
     exams: int = Field(160, ge=1)
-    fresh: int = Field(200, ge=1)            # further phantoms of institution 1, for testing
-    other: int = Field(200, ge=0)            # phantoms of institution 2, that nothing is trained on
+    fresh: int = Field(100, ge=1)            # further phantoms of institution 1, for testing
+    other: int = Field(100, ge=0)            # phantoms of institution 2, that nothing is trained on
     seed: int = Field(0, ge=0)
 
 
 class EncodeParameters(Config):
     "Latents and text states of the run's exams."
-    reconstructions: int = Field(32, ge=1)   # fresh exams whose reconstruction is measured
+    reconstructions: int = Field(24, ge=1)   # fresh exams whose reconstruction is measured
 
 
 class TrainParameters(Config):
@@ -57,8 +57,8 @@ class GenerateParameters(Config):
 
 class EvaluateParameters(Config):
     "Distances, the class head, faithfulness."
-    reference: int = Field(200, ge=4)        # phantoms against which all distances are taken
-    untrained: int = Field(64, ge=4)         # exams of the same model with random weights
+    reference: int = Field(100, ge=4)        # phantoms against which all distances are taken
+    untrained: int = Field(32, ge=4)         # exams of the same model with random weights
     reports: int = Field(500, ge=20)         # unseen phantom reports for the class head
     draws: int = Field(50, ge=2)             # subsets behind an interval
     features: str = "shipped"                # the feature network's folder
@@ -66,7 +66,7 @@ class EvaluateParameters(Config):
 
 class ClassifyParameters(Config):
     "Classifiers trained on real and synthetic exams."
-    test: int = Field(500, ge=20)            # fresh phantoms, made in memory
+    test: int = Field(300, ge=20)            # fresh phantoms, made in memory
     seed: int = Field(0, ge=0)
 
 # %% ../nbs/24_study.ipynb #6348d38b

@@ -293,6 +293,8 @@ def read_log(folder: str | Path) -> list[StepRecord]:
 def _precision(precision: str, device: torch.device):
     if precision == "fp16" and device.type != "cuda":
         raise CcellaError(f"train.precision fp16 needs a CUDA device, found {device.type}; set train.precision to bf16 or fp32")
+    if precision == "bf16" and device.type == "cpu" and not any("bf16" in name and there for name, there in torch.cpu.get_capabilities().items()):
+        precision = "fp32"                              # a CPU that must emulate bf16 takes eighty times as long
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
     return lambda: torch.autocast(device.type, kinds.get(precision, torch.bfloat16), enabled=precision in kinds), scaler

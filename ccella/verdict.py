@@ -204,18 +204,17 @@ def labelled(pairs: Iterable[tuple[Exam, int | None]], stage: Stage) -> tuple[li
     return [to_shape(prepare_exam(e, stage.recipe).x, stage.recipe.classifier.shape) for e, _ in known], [y for _, y in known], [e.exam_id for e, _ in known]
 
 
-ARMS = ("real", "synthetic", "synthetic, generated labels", "real and synthetic")
+ARMS = ("real", "synthetic", "real and synthetic")
 
 
 def training_sets(stage: Stage) -> dict[str, tuple[list, list, list]]:
-    "What the four classifiers learn from, by name."
+    "What the classifiers learn from, by name."
     cohort = cohorts_of(stage.run)["cohort"]
     train = list(cohort.subset(split="train"))
     made = list(made_of(stage.run, train))
     real = labelled(((e, e.label) for e in train), stage)
     synthetic = labelled(((m, e.label) for m, e in zip(made, train)), stage)
-    generated = labelled(((m, m.extra.get("label_generated")) for m in made), stage)
-    return dict(zip(ARMS, (real, synthetic, generated, tuple(a + b for a, b in zip(real, synthetic)))))
+    return dict(zip(ARMS, (real, synthetic, tuple(a + b for a, b in zip(real, synthetic)))))
 
 
 def unseen_sets(stage: Stage) -> dict[str, tuple[list, list, list]]:
@@ -231,7 +230,7 @@ def unseen_sets(stage: Stage) -> dict[str, tuple[list, list, list]]:
 
 
 def classify(stage: Stage) -> dict:
-    "Train the four classifiers and test them; a training set or test set of one class gives no figure and says so."
+    "Train the classifiers and test them; a training set or test set of one class gives no figure and says so."
     r, p, device = stage.recipe, stage.parameters, stage.device
     val = labelled(((e, e.label) for e in cohorts_of(stage.run)["cohort"].subset(split="val")), stage)
     validation, tests, out = LabelledVolumes(*val) if len(set(val[1])) == 2 else None, unseen_sets(stage), {}
