@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'CcellaError', 'atomic_path', 'write_json', 'read_json', 'seed_for', 'generator', 'noise_for',
-           'box_coordinates', 'sha256', 'read_checkpoint', 'state_in', 'provenance']
+           'box_coordinates', 'sha256', 'cpu_has_bf16', 'read_checkpoint', 'state_in', 'provenance']
 
 # %% ../nbs/00_core.ipynb #8951f787
 import hashlib
@@ -147,6 +147,11 @@ def sha256(path: str | os.PathLike) -> str:
     inside = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
     shown = sorted(n for n in inside if not any(part.startswith(".") or part == "__pycache__" for part in n.split("/")))
     return hashlib.sha256("".join(f"{sha256(inside[n])}  {n}\n" for n in shown).encode("utf-8")).hexdigest()
+
+# %% ../nbs/00_core.ipynb #c0de0005
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 numbers by instructions of its own."""
+    return any("bf16" in name and there for name, there in torch.cpu.get_capabilities().items())
 
 # %% ../nbs/00_core.ipynb #c0de0002
 def read_checkpoint(path: str | os.PathLike) -> dict:

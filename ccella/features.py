@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEQUENCES', 'TASKS', 'SHIPPED', 'Residual', 'ConvFeatures', 'properties', 'PropertyHeads', 'collate_properties',
-           'feature_loss', 'FeatureNetwork', 'centred', 'phantom_network', 'save_feature_network',
+           'feature_loss', 'FeatureNetwork', 'standardised', 'phantom_network', 'save_feature_network',
            'load_feature_network', 'extract']
 
 # %% ../nbs/21_features.ipynb #287599d6
@@ -113,11 +113,11 @@ class FeatureNetwork:
     def card(self) -> dict: return {"network": self.name, "normalisation": self.normalisation, "width": self.width, "sha256": self.sha256}
 
 
-def centred(x: Tensor) -> Tensor:
-    "Map a prepared volume from [0, 1] to [-1, 1]; CcellaError where it was not prepared."
+def standardised(x: Tensor) -> Tensor:
+    "Bring a prepared volume to mean 0 and standard deviation 1; CcellaError where it was not prepared."
     low, high = float(x.min()), float(x.max())
     if low < -0.01 or high > 1.01: raise CcellaError(f"intensities from {low:.3g} to {high:.3g}, expected a prepared volume within [0, 1]")
-    return 2 * x - 1
+    return (x - x.mean()) / x.std()
 
 
 SHIPPED = files("ccella") / "weights" / "features"
@@ -125,7 +125,7 @@ SHIPPED = files("ccella") / "weights" / "features"
 
 def phantom_network(module: ConvFeatures, digest: str | None = None) -> FeatureNetwork:
     "Bind a `ConvFeatures` to the name `phantom` and its normalisation."
-    return FeatureNetwork("phantom", module.eval(), centred, "prepared volume, 2x - 1", module.width, digest)
+    return FeatureNetwork("phantom", module.eval(), standardised, "prepared volume, z-score", module.width, digest)
 
 # %% ../nbs/21_features.ipynb #2f7ee141
 def save_feature_network(module: ConvFeatures, folder, **card) -> None:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .core import CcellaError, atomic_path, noise_for, provenance, seed_for
+from .core import CcellaError, atomic_path, cpu_has_bf16, noise_for, provenance, seed_for
 from .latents import LatentCache, LatentExam
 from .ldm import Conditioning, LatentDiffusion, check_folder, save_model
 from .loss import JointLoss, add_noise, draw_times, joint_loss, region_weight, target
@@ -293,8 +293,8 @@ def read_log(folder: str | Path) -> list[StepRecord]:
 def _precision(precision: str, device: torch.device):
     if precision == "fp16" and device.type != "cuda":
         raise CcellaError(f"train.precision fp16 needs a CUDA device, found {device.type}; set train.precision to bf16 or fp32")
-    if precision == "bf16" and device.type == "cpu" and not any("bf16" in name and there for name, there in torch.cpu.get_capabilities().items()):
-        precision = "fp32"                              # a CPU that must emulate bf16 takes eighty times as long
+    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
+        precision = "fp32"                              # emulated, bf16 takes eighty times as long
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
     return lambda: torch.autocast(device.type, kinds.get(precision, torch.bfloat16), enabled=precision in kinds), scaler
