@@ -6,7 +6,7 @@
 __all__ = ['SEQUENCES', 'ADC_UNIT', 'PRIOR_CENTER_MM', 'PRIOR_SEMI_MM', 'SMOOTH_MM', 'T2_WEIGHT', 'LEAST_SCORE', 'COLUMNS',
            'ROUGH_ZONE', 'Ellipsoid', 'axes_mm', 'radius', 'glandlike', 'checked', 'locate_gland', 'suspicion',
            'Candidate', 'Detection', 'zone_at', 'describe', 'detect', 'claim_of', 'compare', 'chance', 'rates',
-           'faithfulness']
+           'lesion_adc', 'faithfulness']
 
 # %% ../nbs/23_faithful.ipynb #e755544b
 from collections.abc import Iterable, Sequence
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy import ndimage
+from scipy.stats import spearmanr
 
 from .core import CcellaError
 from .findings import Finding, Findings
@@ -111,13 +112,14 @@ def suspicion(x: Float[np.ndarray, "s x y z"], spacing_mm: Sequence[float], glan
 # %% ../nbs/23_faithful.ipynb #326e4b27
 @dataclass(frozen=True)
 class Candidate:
-    "A suspicious spot: millimetres from the gland's centre (RAS+), peak score, extent, and its place in a report's words (midline is never called)."
+    "A suspicious spot: millimetres from the gland's centre (RAS+), peak score, extent, its place in a report's words (midline is never called), and its mean ADC."
     position_mm: tuple[float, float, float]
     score: float
     size_mm: float
     side: str
     level: str
     zone: str
+    adc_1e6mm2s: float
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def zone_at(position_mm, gland: Ellipsoid) -> str:
     return "TZ" if x * x + y * y < 0.65 ** 2 or y > 0.65 and abs(x) < 0.3 else "PZ"
 
 # %% ../nbs/23_faithful.ipynb #122bb31f
-def describe(peak: tuple[int, int, int], z: np.ndarray, axes, gland: Ellipsoid) -> tuple[Candidate, np.ndarray]:
+def describe(peak: tuple[int, int, int], z: np.ndarray, adc: np.ndarray, axes, gland: Ellipsoid) -> tuple[Candidate, np.ndarray]:
     "The candidate at a peak of the map, and its region."
     half = 0.5 * z[peak]
     labels, _ = ndimage.label(z > half)
@@ -151,16 +153,16 @@ def describe(peak: tuple[int, int, int], z: np.ndarray, axes, gland: Ellipsoid) 
     spread = float(np.linalg.eigvalsh(np.cov(rows.T))[-1]) if len(rows) > 2 else 0.0
     height = position[2] / gland.semi_mm[2]
     return Candidate(position, float(z[peak]), 4 * spread ** 0.5, "left" if position[0] < 0 else "right",
-                     "base" if height > 0.26 else "apex" if height < -0.26 else "mid", zone_at(position, gland)), region
+                     "base" if height > 0.26 else "apex" if height < -0.26 else "mid", zone_at(position, gland), ADC_UNIT * float(adc[region].mean())), region
 
 
 def detect(x: Float[np.ndarray, "s x y z"], spacing_mm: Sequence[float], sequences: Sequence[str] = SEQUENCES, least: float = LEAST_SCORE, most: int = 4) -> Detection:
     "Search a prepared exam for up to `most` spots whose score is `least` or more. CcellaError for volumes that are not prepared."
     gland = locate_gland(x, spacing_mm, sequences)
     z = suspicion(x, spacing_mm, gland, sequences)
-    axes, left, found = axes_mm(z.shape, spacing_mm), z.copy(), []
+    axes, adc, left, found = axes_mm(z.shape, spacing_mm), np.asarray(x)[sequences.index("adc")], z.copy(), []
     while len(found) < most and left.max() >= least:
-        candidate, region = describe(tuple(int(i) for i in np.unravel_index(left.argmax(), z.shape)), left, axes, gland)
+        candidate, region = describe(tuple(int(i) for i in np.unravel_index(left.argmax(), z.shape)), left, adc, axes, gland)
         found.append(candidate)
         left[ndimage.binary_dilation(region, iterations=2)] = 0
     return Detection(gland, z, tuple(found))
@@ -172,7 +174,7 @@ def claim_of(said: Findings | Reading, least_pirads: int = 4) -> Finding | Sight
     return index if index and (index.pirads or 0) >= least_pirads and index.side in ("left", "right") else None
 
 
-COLUMNS = ("pirads", "claim", "side_said", "side_shown", "level_said", "level_shown", "zone_said", "zone_shown", "size_mm_said", "size_mm_shown", "score")
+COLUMNS = ("pirads", "claim", "side_said", "side_shown", "level_said", "level_shown", "zone_said", "zone_shown", "size_mm_said", "size_mm_shown", "adc_1e6mm2s", "score")
 ROUGH_ZONE = {"PZ": "PZ", "CZ": "PZ", "TZ": "TZ", "AFS": "TZ"}
 
 
@@ -186,7 +188,7 @@ def compare(exams: Iterable[tuple[np.ndarray, Sequence[float], Findings | Readin
         except CcellaError as e: raise CcellaError(f"exam {i}: {e}") from None
         claim = claim_of(said, least_pirads)
         rows.append((said.pirads, claim is not None, *(getattr(claim, "side", None), shown and shown.side, getattr(claim, "level", None), shown and shown.level),
-                     claim and ROUGH_ZONE[claim.zone], shown and shown.zone, getattr(claim, "size_mm", None), shown and shown.size_mm, shown.score if shown else 0.0))
+                     claim and ROUGH_ZONE[claim.zone], shown and shown.zone, getattr(claim, "size_mm", None), shown and shown.size_mm, shown and shown.adc_1e6mm2s, shown.score if shown else 0.0))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 # %% ../nbs/23_faithful.ipynb #5d685373
@@ -208,9 +210,16 @@ def rates(table: pd.DataFrame, by: str | Sequence | None = None) -> dict:
     groups = claims.groupby(claims[by] if isinstance(by, str) else pd.Series(by, index=table.index)[table.claim], observed=True)
     return {k: wilson(int((g.side_said == g.side_shown).sum()), len(g)) for k, g in groups}
 
+
+def lesion_adc(table: pd.DataFrame, by: Sequence, seed: int = 0) -> dict:
+    "Mean ADC (1e-6 mm²/s) of the spots shown where a lesion is claimed, per group (a value per row of the table, None: left out): {group: Estimate}."
+    claims = table.assign(group=pd.array(list(by), dtype="object"))[table.claim & table.adc_1e6mm2s.notna()]
+    mean = lambda values: bootstrap(np.zeros(len(values)), values, lambda _, v: float(v.mean()), seed=seed)
+    return {k: mean(g.adc_1e6mm2s.to_numpy(float)) for k, g in claims.groupby("group")}
+
 # %% ../nbs/23_faithful.ipynb #03c973ce
 def faithfulness(exams, sequences: Sequence[str] = SEQUENCES, least_pirads: int = 4, seed: int = 0) -> dict[str, Estimate]:
-    """Agreement of exams with their reports: side, level, zone and place (side and level), each beside its `…_shuffled` control, and the AUC of presence.
+    """Agreement of exams with their reports: side, level, zone and place (side and level), each beside its `…_shuffled` control, the rank correlation of sizes (chance is 0), and the AUC of presence.
 
     `exams`: (prepared volumes, spacing_mm, Findings or Reading) each, or a table of `compare`. An `Estimate` without a value where no report makes a claim."""
     table = exams if isinstance(exams, pd.DataFrame) else compare(exams, sequences, least_pirads)
@@ -221,6 +230,10 @@ def faithfulness(exams, sequences: Sequence[str] = SEQUENCES, least_pirads: int 
     for key in said:
         out[key] = wilson(sum(a == b for a, b in zip(said[key], shown[key])), len(claims))
         out[f"{key}_shuffled"] = chance(said[key], shown[key], seed)
+    sized = claims[claims.size_mm_said.notna() & claims.size_mm_shown.notna()]
+    told, seen = (sized[c].to_numpy(float) for c in ("size_mm_said", "size_mm_shown"))
+    rank = lambda _, i: float(spearmanr(told[i.astype(int)], seen[i.astype(int)]).statistic)
+    out["size_correlation"] = bootstrap(np.zeros(len(sized)), np.arange(len(sized)), rank, seed=seed, draws=500) if len(sized) > 2 and np.ptp(told) and np.ptp(seen) else Estimate(None, None, None, len(sized))
     known = table[table.claim | table.pirads.isin((1, 2))]
     both = known.claim.nunique() == 2
     out["presence_auc"] = bootstrap(known.claim.astype(int), known.score, seed=seed) if both else Estimate(None, None, None, len(known))
