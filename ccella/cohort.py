@@ -132,6 +132,7 @@ class Exam:
     isup: int | None = None
     label: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, tuple[float, float]] | None = None  # scanner units that stand for 0 and 1, where the cohort says them (`limits` of cohort.json)
 
     def text(self) -> str:
         """Read the report; "" where there is none. Raises `CcellaError` when the file is missing or not UTF-8."""
@@ -285,7 +286,7 @@ class Cohort:
         whole = lambda c: None if known[c] is None else int(known[c])
         return Exam(known["exam_id"], known["patient_id"], {s: path(s) for s in self.sequences if known[s]}, known["institution"], known["split"], known["kind"],
                     path("gland"), path("report"), path("truth"), whole("pirads"), whole("isup"), whole("label"),
-                    {c: known[c] for c in SYNTHETIC if known[c] not in (None, "")})
+                    {c: known[c] for c in SYNTHETIC if known[c] not in (None, "")}, self.meta.get("limits"))
 
     def _with(self, table: pd.DataFrame, **changes) -> "Cohort":
         return Cohort(**{"root": self.root, "table": table.reset_index(drop=True), "sequences": self.sequences, "label_rule": self.label_rule, "meta": self.meta} | changes)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEQUENCES', 'TASKS', 'SHIPPED', 'MEDICALNET', 'KERAS_V1', 'BGR_MEANS', 'PUBLISHED', 'PLANES', 'Residual',
            'ConvFeatures', 'properties', 'PropertyHeads', 'collate_properties', 'feature_loss', 'FeatureNetwork',
-           'zscored', 'standardised', 'phantom_network', 'ResNetLayout', 'Bottleneck', 'ResNet50', 'grey_to_bgr',
+           'zscored', 'centred', 'phantom_network', 'ResNetLayout', 'Bottleneck', 'ResNet50', 'grey_to_bgr',
            'PublishedNetwork', 'shapes_of', 'fill', 'save_feature_network', 'load_feature_network', 'normalised',
            'extract', 'SliceFeatures', 'extract_slices']
 
@@ -127,11 +127,11 @@ def zscored(x: Tensor) -> Tensor:
     return (x - x.mean()) / x.std()
 
 
-def standardised(x: Tensor) -> Tensor:
-    "Bring a prepared volume to mean 0 and standard deviation 1; CcellaError where it was not prepared."
+def centred(x: Tensor) -> Tensor:
+    "Map a prepared volume from [0, 1] to [-1, 1]; CcellaError where it was not prepared."
     low, high = float(x.min()), float(x.max())
     if low < -0.01 or high > 1.01: raise CcellaError(f"intensities from {low:.3g} to {high:.3g}, expected a prepared volume within [0, 1]")
-    return zscored(x)
+    return 2 * x - 1
 
 
 SHIPPED = files("ccella") / "weights" / "features"
@@ -139,7 +139,7 @@ SHIPPED = files("ccella") / "weights" / "features"
 
 def phantom_network(module: ConvFeatures, digest: str | None = None) -> FeatureNetwork:
     "Bind a `ConvFeatures` to the name `phantom` and its normalisation."
-    return FeatureNetwork("phantom", module.eval(), standardised, "prepared volume, z-score", module.width, digest)
+    return FeatureNetwork("phantom", module.eval(), centred, "prepared volume, 2x - 1", module.width, digest)
 
 # %% ../nbs/21_features.ipynb #887f7d06
 @dataclass(frozen=True)

@@ -102,8 +102,11 @@ class Prepared:
         return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine))
 
 
-def prepare(volumes: Mapping[str, np.ndarray], affine, gland: np.ndarray | None, sequences: Sequence[SequenceRule], grid: GridConfig, name: str = "?") -> Prepared:
+def prepare(volumes: Mapping[str, np.ndarray], affine, gland: np.ndarray | None, sequences: Sequence[SequenceRule], grid: GridConfig, name: str = "?",
+            limits: Mapping[str, tuple[float, float]] | None = None) -> Prepared:
     """Bring the volumes of an exam (scanner units, one grid, one affine) onto the model's grid and into [0, 1], in the order of `sequences`.
+
+    `limits`: the values that become 0 and 1 where they are known, as those of a synthetic exam are; else they are the exam's own.
 
     Raises `CcellaError`, naming the exam `name`, for a missing sequence, shapes that differ, NaN, and a constant volume.
     """
@@ -117,7 +120,7 @@ def prepare(volumes: Mapping[str, np.ndarray], affine, gland: np.ndarray | None,
     _, ras = reorient(volumes[sequences[0].name], affine)
     mask = arrays.pop("gland", None)
     to = box(arrays[sequences[0].name].shape, ras, mask, grid)
-    x, limits = np.zeros((len(sequences), *grid.shape), np.float32), {}
+    x, known, limits = np.zeros((len(sequences), *grid.shape), np.float32), limits or {}, {}
     for i, rule in enumerate(sequences):
         array, inside = resample(arrays[rule.name], ras, grid.shape, to)
         if not np.isfinite(array).all():
@@ -126,7 +129,7 @@ def prepare(volumes: Mapping[str, np.ndarray], affine, gland: np.ndarray | None,
             kept = array[inside]
             limits_of(kept, rule)  # constant but for the padding is constant
             array[~inside] = kept.min() if rule.rule == "percentile" else rule.low
-            limits[rule.name] = limits_of(array, rule)
+            limits[rule.name] = tuple(known[rule.name]) if rule.name in known else limits_of(array, rule)
         except CcellaError as error:
             raise CcellaError(f"exam {name}, {rule.name}: {error}") from None
         x[i] = to_unit(array, limits[rule.name])
@@ -159,7 +162,7 @@ def prepare_exam(exam: Exam, recipe: Recipe) -> Prepared:
     moved = tuple(k for k, v in read.items() if not same_grid(first, v))
     arrays = {k: v.array for k, v in onto_first(read, exam.exam_id).items()}
     gland = arrays.pop("gland", None)
-    return replace(prepare(arrays, first.affine, gland, recipe.sequences, recipe.grid, exam.exam_id), resampled=moved, stored=first.stored)
+    return replace(prepare(arrays, first.affine, gland, recipe.sequences, recipe.grid, exam.exam_id, exam.limits), resampled=moved, stored=first.stored)
 
 # %% ../nbs/09_preprocess.ipynb #b44766c9
 def restore(x: Float[np.ndarray, "s x y z"], limits: Mapping[str, tuple[float, float]], sequences: Sequence[SequenceRule | str]) -> dict[str, np.ndarray]:

@@ -202,7 +202,7 @@ def generate_exams(model: LatentDiffusion, vae: Vae, states: Callable[[str], Ten
             affine = nib.affines.from_matvec(np.diag(request.spacing_mm), -centre * request.spacing_mm)
             files = write_exam(out, request.ids(seed)[0], volumes, affine, report=request.text or None)
             rows[files["exam_id"]] = _row(request, seed, None if logits is None else logits[i], files)
-        cohort = write_cohort(out, list(rows.values()), recipe.label_rule, names, made_by=made_by)
+        cohort = write_cohort(out, list(rows.values()), recipe.label_rule, names, made_by=made_by, limits={k: list(limits[k]) for k in names})
         bar.update(len(part))
     bar.close()
     return cohort or Cohort.read(out)
