@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'EXAMS', 'SYNTHETIC', 'RUNS', 'Settings', 'OwnCohort', 'RecipeName', 'FromScratch', 'ShowReports', 'Cores',
            'Device', 'Profile', 'examples', 'ccella', 'watched', 'bar', 'console', 'table', 'phantom', 'check',
-           'describe', 'run_folder', 'generate', 'settings_of', 'run', 'recipes', 'told', 'main']
+           'describe', 'run_folder', 'generate', 'settings_of', 'run', 'evaluate', 'recipes', 'told', 'main']
 
 # %% ../nbs/30_cli.ipynb #1daa5683
 import os
@@ -314,8 +314,71 @@ def _stage_command(stage: str, what: str, more: str) -> None:
 
 _stage_command("encode", "Turn a run's exams into latents and its reports into text states.", "Writes the run's cache, the latent scale, and how well the autoencoder reconstructs exams.")
 _stage_command("train", "Train a run's generator.", "Writes model/ with weights, the held-out denoising loss, a CSV and TensorBoard's log (model/metrics.csv).")
-_stage_command("evaluate", "Measure a run's synthetic exams.", "FID and KID per sequence on the ladder floor < reconstruction < synthetic < other institution < untrained, the class head beside its ceiling, and whether the lesion shows where the report says.")
 _stage_command("classify", "Train classifiers on a run's real exams, synthetic exams and both, and compare them.", "Tested on exams that no one has seen, with intervals.")
+
+# %% ../nbs/30_cli.ipynb #ab30e002
+def _appraise(real: Path, synthetic: Path, out: Path, recipe: str, **settings) -> None:
+    """Execute the appraisal's notebook on two cohorts. What cannot be compared is refused before anything is written."""
+    import papermill
+
+    from ccella.appraisal import check_pair
+    from ccella.cohort import Cohort
+    from ccella.core import CcellaError, read_json
+    from ccella.recipe import load_recipe
+    from ccella.study import error_in, find_notebooks
+
+    loaded = load_recipe(recipe)
+    check_pair(Cohort.read(real), Cohort.read(synthetic), loaded)
+    if out.is_dir() and any(out.iterdir()) and not (out / "evaluation.ipynb").is_file():
+        raise CcellaError(f"{out}: not empty and not an evaluation's folder; name another")
+    out.mkdir(parents=True, exist_ok=True)
+    paths = {k: None if v is None else str(Path(v).resolve()) for k, v in {"real": real, "synthetic": synthetic, "out": out, "seen": settings.pop("seen")}.items()}
+    loaded.dump(out / "recipe.yaml")
+    try:
+        papermill.execute_notebook(find_notebooks() / "appraise.ipynb", out / "evaluation.ipynb", parameters=paths | {"recipe": str((out / "recipe.yaml").resolve())} | settings, progress_bar=watched(), kernel_name="python3")
+    except papermill.PapermillExecutionError as error:
+        raise CcellaError(error_in(out / "evaluation.ipynb") or f"{error.ename}: {error.evalue}") from error
+    lines = table(f"{synthetic} against {real}", "question", "measure", "synthetic", "nothing learnt", "real", right=2)
+    for row in read_json(out / "evaluation.json")["glance"]:
+        lines.add_row(row["question"], row["measure"], *(f"{row[k]:.3g}" for k in ("synthetic", "nothing learnt", "real")))
+    console().print(lines)
+    print(f"open {out / 'evaluation.html'}")
+
+
+@app.command(rich_help_panel=RUNS, epilog=examples(
+    "ccella evaluate demo  what comes before is done first",
+    "ccella evaluate --real my_cohort --synthetic made --out verdict  any two cohorts, whoever made them",
+    "ccella evaluate --real my_cohort --synthetic made --out verdict --seen everything --drop-copies  copies sought among all that the generator saw, and left out"))
+def evaluate(
+    name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="NAME for runs/NAME, or a path.")] = None,
+    real: Annotated[Path | None, typer.Option(metavar="COHORT", help="Real exams, split into train and test where copies and use are to be measured.")] = None,
+    synthetic: Annotated[Path | None, typer.Option(metavar="COHORT", help="Synthetic exams.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write: evaluation.json, evaluation.ipynb, evaluation.html.")] = None,
+    seen: Annotated[Path | None, typer.Option(metavar="COHORT", show_default="the training part of --real", help="Every real exam that the generator saw, its pretraining's included.")] = None,
+    drop_copies: Annotated[bool, typer.Option("--drop-copies", help="Leave exams found to be copies out of every other figure; the rest is written as the cohort OUT/kept.")] = False,
+    features: Annotated[list[str] | None, typer.Option(metavar="NAME[=PATH]", show_default="phantom", help="A feature network; a published one with its file (medicalnet=FILE, radimagenet=FILE). May be given several times.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    recipe: RecipeName = None, cohort: OwnCohort = None, settings: Settings = None, from_scratch: FromScratch = False, show_reports: ShowReports = None,
+    cores: Cores = None, device: Device = "auto", profile: Profile = "local",
+) -> None:
+    """Measure a run's synthetic exams, or any synthetic cohort against any real one.
+
+    For a run: FID and KID per sequence on the ladder floor < reconstruction < synthetic < other institution < untrained, the class head beside its ceiling, and whether the lesion shows where the report says. For two cohorts: fidelity, diversity, intensities, faithfulness to the reports, copies of patients and use to a classifier, each beside what real exams give.
+    """
+    pair = (real, synthetic, out)
+    if (name is None) == (pair == (None,) * 3) or (name is None and None in pair):
+        raise typer.BadParameter("give either a RUN, or all of --real COHORT --synthetic COHORT --out DIR")
+    if name is not None:
+        if seen or drop_copies or features:
+            raise typer.BadParameter("--seen, --drop-copies and --features go with --real and --synthetic")
+        _execute(name, ["evaluate"], recipe, cohort, settings, from_scratch, show_reports, cores, device, profile)
+        return
+    if cohort or settings or from_scratch or show_reports is not None or profile != "local":
+        raise typer.BadParameter("--cohort, --set, --from-scratch, --show-reports and --profile go with a RUN")
+    from ccella.sample import device_of
+
+    _appraise(real, synthetic, out, recipe or "demo", seen=seen, drop_copies=drop_copies, features=list(features or ("phantom",)), seed=seed, threads=cores or os.cpu_count() or 1, device=device_of(device))
+
 
 # %% ../nbs/30_cli.ipynb #8bf4de7e
 @app.command(rich_help_panel=RUNS, epilog=examples(

@@ -152,11 +152,13 @@ def encode_exam(vae: Vae, x: Float[Tensor, "s x y z"], tile: int | None = 32) ->
 
 @torch.no_grad()
 def decode_exam(vae: Vae, z: Float[Tensor, "sc x y z"], tile: int | None = 32) -> Float[Tensor, "s X Y Z"]:
-    "Volumes in [0, 1] on the CPU of an exam's unscaled latent, one sequence at a time."
+    "Volumes in [0, 1] on the CPU of an exam's unscaled latent; one sequence at a time where it is larger than a tile."
     c, device = vae.config.latent_channels, next(vae.parameters()).device
     if z.shape[0] % c:
         raise CcellaError(f"a latent of {z.shape[0]} channels is not a whole number of sequences of {c} channels")
-    return torch.cat([vae.decode(one[None].to(device), tile)[0].float().cpu() for one in z.split(c)]).clamp(0, 1)
+    small = tile is None or max(z.shape[1:]) <= tile
+    parts = torch.stack(z.split(c)).split(len(z) // c if small else 1)
+    return torch.cat([vae.decode(part.to(device), tile).float().cpu() for part in parts])[:, 0].clamp(0, 1)
 
 # %% ../nbs/11_latents.ipynb #4520aba4
 class ScaleMeter:

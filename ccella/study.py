@@ -6,8 +6,8 @@
 __all__ = ['STAGES', 'COMMON', 'ENGINE', 'PACKAGE', 'GRID', 'MARKS', 'CohortParameters', 'EncodeParameters', 'TrainParameters',
            'GenerateParameters', 'EvaluateParameters', 'ClassifyParameters', 'Step', 'checked', 'Run',
            'refuse_other_folder', 'asked_of', 'prepare', 'sort_settings', 'Stage', 'plain_values', 'open_stage', 'hold',
-           'watch_engine', 'find_notebooks', 'source_sha', 'plan', 'write_plan', 'failure', 'progress', 'follow',
-           'execute']
+           'watch_engine', 'find_notebooks', 'source_sha', 'plan', 'write_plan', 'error_in', 'failure', 'progress',
+           'follow', 'execute']
 
 # %% ../nbs/26_study.ipynb #c18ad684
 import hashlib
@@ -34,8 +34,8 @@ class CohortParameters(Config):
     "Exams: phantoms, or a cohort folder of one's own (`source`, whose test part then takes the place of `fresh`)."
     source: str | None = None                # a cohort folder; None: phantoms of institution 1
     exams: int = Field(160, ge=1)
-    fresh: int = Field(100, ge=1)            # further phantoms of institution 1, for testing
-    other: int = Field(100, ge=0)            # phantoms of institution 2, that nothing is trained on
+    fresh: int = Field(80, ge=1)             # further phantoms of institution 1, for testing
+    other: int = Field(80, ge=0)             # phantoms of institution 2, that nothing is trained on
     seed: int = Field(0, ge=0)
 
 
@@ -57,16 +57,16 @@ class GenerateParameters(Config):
 
 class EvaluateParameters(Config):
     "Distances, the class head, faithfulness."
-    reference: int = Field(100, ge=4)        # phantoms against which all distances are taken
-    untrained: int = Field(32, ge=4)         # exams of the same model with random weights
-    reports: int = Field(500, ge=20)         # unseen phantom reports for the class head
+    reference: int = Field(80, ge=4)         # phantoms against which all distances are taken
+    untrained: int = Field(24, ge=4)         # exams of the same model with random weights
+    reports: int = Field(400, ge=20)         # unseen phantom reports for the class head
     draws: int = Field(50, ge=2)             # subsets behind an interval
     features: str = "shipped"                # the feature network's folder
 
 
 class ClassifyParameters(Config):
     "Classifiers trained on real and synthetic exams."
-    test: int = Field(300, ge=20)            # fresh phantoms, made in memory
+    test: int = Field(240, ge=20)            # fresh phantoms, made in memory
     seed: int = Field(0, ge=0)
 
 # %% ../nbs/26_study.ipynb #6348d38b
@@ -320,14 +320,18 @@ def write_plan(run: Run, recipe: Recipe, study: Mapping, cores: int, device: str
     return run.folder / "logs" / "plan.json"
 
 # %% ../nbs/26_study.ipynb #7f19d2b4
+def error_in(executed: Path) -> str | None:
+    "The last error in an executed notebook, in a line; None where there is none."
+    outputs = [o for c in read_json(executed)["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"] if executed.is_file() else []
+    if not outputs:
+        return None
+    said = (outputs[-1]["evalue"].strip().splitlines() or [""])[0]
+    return said if outputs[-1]["ename"] == "CcellaError" else f"{outputs[-1]['ename']}: {said} (see {executed})"
+
+
 def failure(run: Run, stage: str) -> str:
     "Why a stage failed: the last error in its executed notebook, or where to look."
-    if stage in STAGES and run.executed(stage).is_file():
-        outputs = [o for c in read_json(run.executed(stage))["cells"] for o in c.get("outputs", []) if o["output_type"] == "error"]
-        if outputs:
-            said = (outputs[-1]["evalue"].strip().splitlines() or [""])[0]
-            return said if outputs[-1]["ename"] == "CcellaError" else f"{outputs[-1]['ename']}: {said} (see {run.executed(stage)})"
-    return f"see {run.folder / 'logs' / (stage + '.log')}"
+    return (error_in(run.executed(stage)) if stage in STAGES else None) or f"see {run.folder / 'logs' / (stage + '.log')}"
 
 
 def progress(run: Run, stage: str) -> str:
