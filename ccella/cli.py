@@ -377,7 +377,7 @@ def evaluate(
         raise typer.BadParameter("--cohort, --set, --from-scratch, --show-reports and --profile go with a RUN")
     from ccella.sample import device_of
 
-    _appraise(real, synthetic, out, recipe or "demo", seen=seen, drop_copies=drop_copies, features=list(features or ("phantom",)), seed=seed, threads=cores or os.cpu_count() or 1, device=device_of(device))
+    _appraise(real, synthetic, out, recipe or "demo", seen=seen, drop_copies=drop_copies, features=",".join(features or ("phantom",)), seed=seed, threads=cores or os.cpu_count() or 1, device=device_of(device))
 
 
 # %% ../nbs/30_cli.ipynb #8bf4de7e
