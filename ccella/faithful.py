@@ -232,7 +232,10 @@ def faithfulness(exams, sequences: Sequence[str] = SEQUENCES, least_pirads: int 
         out[f"{key}_shuffled"] = chance(said[key], shown[key], seed)
     sized = claims[claims.size_mm_said.notna() & claims.size_mm_shown.notna()]
     told, seen = (sized[c].to_numpy(float) for c in ("size_mm_said", "size_mm_shown"))
-    rank = lambda _, i: float(spearmanr(told[i.astype(int)], seen[i.astype(int)]).statistic)
+    def rank(_, i):
+        a, b = (v[i.astype(int)] for v in (told, seen))
+        if not (np.ptp(a) and np.ptp(b)): raise ValueError("sizes of one value have no ranks")      # bootstrap leaves such a draw out
+        return float(spearmanr(a, b).statistic)
     out["size_correlation"] = bootstrap(np.zeros(len(sized)), np.arange(len(sized)), rank, seed=seed, draws=500) if len(sized) > 2 and np.ptp(told) and np.ptp(seen) else Estimate(None, None, None, len(sized))
     known = table[table.claim | table.pirads.isin((1, 2))]
     both = known.claim.nunique() == 2
