@@ -319,11 +319,13 @@ _stage_command("classify", "Train classifiers on a run's real exams, synthetic e
 # %% ../nbs/30_cli.ipynb #ab30e002
 def _appraise(real: Path, synthetic: Path, out: Path, recipe: str, **settings) -> None:
     """Execute the appraisal's notebook on two cohorts. What cannot be compared is refused before anything is written."""
-    import papermill
+    import subprocess
+
+    import yaml
 
     from ccella.appraisal import check_pair
     from ccella.cohort import Cohort
-    from ccella.core import CcellaError, read_json
+    from ccella.core import CcellaError, atomic_path, read_json
     from ccella.recipe import load_recipe
     from ccella.study import error_in, find_notebooks
 
@@ -334,10 +336,13 @@ def _appraise(real: Path, synthetic: Path, out: Path, recipe: str, **settings) -
     out.mkdir(parents=True, exist_ok=True)
     paths = {k: None if v is None else str(Path(v).resolve()) for k, v in {"real": real, "synthetic": synthetic, "out": out, "seen": settings.pop("seen")}.items()}
     loaded.dump(out / "recipe.yaml")
-    try:
-        papermill.execute_notebook(find_notebooks() / "appraise.ipynb", out / "evaluation.ipynb", parameters=paths | {"recipe": str((out / "recipe.yaml").resolve())} | settings, progress_bar=watched(), kernel_name="python3")
-    except papermill.PapermillExecutionError as error:
-        raise CcellaError(error_in(out / "evaluation.ipynb") or f"{error.ename}: {error.evalue}") from error
+    with atomic_path(out / "parameters.yaml") as path:
+        path.write_text(yaml.safe_dump(paths | {"recipe": str((out / "recipe.yaml").resolve())} | settings), encoding="utf-8")
+    command = [sys.executable, "-m", "papermill", find_notebooks() / "appraise.ipynb", out / "evaluation.ipynb", "-f", out / "parameters.yaml", "--kernel", "python3", "--no-progress-bar", "--no-log-output"]
+    with console().status("measuring"), open(out / "evaluation.log", "w") as log:
+        ended = subprocess.run([str(c) for c in command], stdout=log, stderr=subprocess.STDOUT)
+    if ended.returncode:
+        raise CcellaError(error_in(out / "evaluation.ipynb") or f"see {out / 'evaluation.log'}")
     lines = table(f"{synthetic} against {real}", "question", "measure", "synthetic", "nothing learnt", "real", right=2)
     for row in read_json(out / "evaluation.json")["glance"]:
         lines.add_row(row["question"], row["measure"], *(f"{row[k]:.3g}" for k in ("synthetic", "nothing learnt", "real")))
