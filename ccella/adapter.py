@@ -16,8 +16,8 @@ from .core import CcellaError
 from .recipe import AdapterConfig
 
 # %% auto #0
-__all__ = ['timestep_features', 'TimeEmbedding', 'AdaLayerNorm', 'Mlp', 'PerceiverBlock', 'ClassHead', 'final_classifier',
-           'Resampler', 'Adapter']
+__all__ = ['timestep_features', 'TimeEmbedding', 'AdaLayerNorm', 'Mlp', 'PerceiverBlock', 'ClassHead', 'PooledClassHead',
+           'class_head', 'final_classifier', 'Resampler', 'Adapter']
 
 # %% ../nbs/13_adapter.ipynb #83e9bed3
 def timestep_features(t: Num[Tensor, "b"], channels: int) -> Float[Tensor, "b channels"]:
@@ -83,14 +83,33 @@ class ClassHead(nn.Module):
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(features, hidden), nn.Linear(hidden, classes)
 
+    def pool(self, z: Float[Tensor, "b l d"]) -> Float[Tensor, "b f"]: return z.flatten(1)
+
     def forward(self, z: Float[Tensor, "b l d"]) -> Float[Tensor, "b k"]:
-        return self.fc2(F.relu(self.fc1(z.flatten(1))))
+        return self.fc2(F.relu(self.fc1(self.pool(z))))
+
+
+class PooledClassHead(ClassHead):
+    "Class scores from the latents' mean, weighted by their likeness to a learned query (Set Transformer's pooling by attention, arXiv 1810.00825)."
+    def __init__(self, width: int, hidden: int, classes: int):
+        super().__init__(width, hidden, classes)
+        self.query = nn.Parameter(torch.zeros(width))                      # starts as the plain mean
+
+    def pool(self, z: Float[Tensor, "b l d"]) -> Float[Tensor, "b d"]:
+        likeness = F.layer_norm(z, z.shape[-1:]) @ self.query * z.shape[-1] ** -0.5
+        return (likeness.softmax(1)[..., None] * z).sum(1)
+
+
+def class_head(config: AdapterConfig, classes: int) -> ClassHead:
+    "A head of the recipe's kind."
+    if config.pooling == "attention": return PooledClassHead(config.width, config.head_hidden, classes)
+    return ClassHead(config.latents * config.width, config.head_hidden, classes)
 
 
 def final_classifier(config: AdapterConfig, head: str | None, classes: int) -> nn.Module | None:
     "Build what turns the adapter's scores (or, for `last`, its latents) into logits; None where there is nothing left to do."
     if head in ("cascade", "shared"): return nn.Linear(config.blocks * classes, classes)
-    if head == "last": return ClassHead(config.latents * config.width, config.head_hidden, classes)
+    if head == "last": return class_head(config, classes)
     return None
 
 # %% ../nbs/13_adapter.ipynb #94241b93
@@ -98,15 +117,14 @@ class Resampler(nn.Module):
     "Learned latents, the Perceiver blocks and the heads that sit between them."
     def __init__(self, config: AdapterConfig, text_width: int, head: str | None, classes: int):
         super().__init__()
-        d, features = config.width, config.latents * config.width
+        d = config.width
         self.mask_padding, self.head = config.mask_padding, head
         self.latents = nn.Parameter(torch.randn(config.latents, d) * d ** -0.5)
         self.time_aware_linear = nn.Linear(config.time_width, d)
         self.proj_in = nn.Linear(text_width, d)
         self.perceiver_blocks = nn.ModuleList(PerceiverBlock(d, config.heads, config.time_width) for _ in range(config.blocks))
-        make = lambda: ClassHead(features, config.head_hidden, classes)
-        if head == "cascade": self.cascade_blocks = nn.ModuleList(make() for _ in range(config.blocks))
-        if head in ("shared", "first"): self.classifier = make()
+        if head == "cascade": self.cascade_blocks = nn.ModuleList(class_head(config, classes) for _ in range(config.blocks))
+        if head in ("shared", "first"): self.classifier = class_head(config, classes)
 
     def _scores(self, i: int, z: Tensor) -> list[Tensor]:
         if self.head == "cascade": return [self.cascade_blocks[i](z)]

@@ -7,7 +7,7 @@ __all__ = ['SEQUENCES', 'TASKS', 'SHIPPED', 'MEDICALNET', 'KERAS_V1', 'BGR_MEANS
            'ConvFeatures', 'properties', 'PropertyHeads', 'collate_properties', 'feature_loss', 'FeatureNetwork',
            'zscored', 'centred', 'phantom_network', 'ResNetLayout', 'Bottleneck', 'ResNet50', 'grey_to_bgr',
            'PublishedNetwork', 'shapes_of', 'fill', 'save_feature_network', 'load_feature_network', 'normalised',
-           'extract', 'SliceFeatures', 'extract_slices']
+           'extract', 'SliceFeatures', 'OnSlices', 'on_slices', 'extract_slices']
 
 # %% ../nbs/21_features.ipynb #287599d6
 import math
@@ -318,6 +318,20 @@ class SliceFeatures(NamedTuple):
     "A row for each slice, and for each row the number of its volume (counted from 0)."
     features: Float[Tensor, "n d"]
     volume: Int[Tensor, "n"]
+
+
+class OnSlices(nn.Module):
+    "A 3D network of one volume that looks at slices, each a volume one voxel thick."
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module, self.width = module, module.width
+
+    def forward(self, x: Float[Tensor, "b 1 u v"]) -> Float[Tensor, "b d"]: return self.module(x[..., None])
+
+
+def on_slices(network: FeatureNetwork) -> FeatureNetwork:
+    "A 2D network made of a 3D one, for where no published 2D weights are at hand; its distances are its own, not those of the network that it is made of."
+    return replace(network, name=f"{network.name}-slices", module=OnSlices(network.module).eval(), normalise=lambda v: network.normalise(v)[None], dims=2, published=None)
 
 
 @torch.no_grad()

@@ -268,9 +268,10 @@ class LatentCache:
 
 # %% ../nbs/11_latents.ipynb #df18d1bb
 def _sources(exam) -> str:
+    "What decides an exam's latent besides VAE and preprocessing: its files, and its cohort's limits where they are given."
     files = [*exam.files.values(), exam.gland, exam.truth and Path(exam.truth) / "lesions.nii.gz"]
     stats = [(Path(f).name, Path(f).stat().st_size, Path(f).stat().st_mtime_ns) for f in files if f and Path(f).is_file()]
-    return json.dumps(sorted(stats))
+    return json.dumps(sorted(stats) + ([exam.limits] if exam.limits else []))
 
 
 def regions_of(exam, prepared: Prepared, factor: int) -> dict[str, Bool[Tensor, "x y z"]]:

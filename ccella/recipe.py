@@ -94,6 +94,7 @@ class AdapterConfig(Config):
     time_width: int = 768
     head_hidden: int = 256
     head: Literal["cascade", "shared", "first", "last"] | None = "cascade"
+    pooling: Literal["flatten", "attention"] = "flatten"    # how a head brings the latents together
     mask_padding: bool = False                       # True: the resampler ignores padding tokens
 
     @model_validator(mode="after")
@@ -169,6 +170,7 @@ class TrainConfig(Config):
     weight_decay: float = 0.01
     ema: float = Field(0.0, ge=0, lt=1)              # 0: off
     drop_condition: float = Field(0.0, ge=0, le=1)   # probability of training an exam without report and label
+    scale_exams: int | None = Field(None, ge=1)      # exams behind the latent scale; None: all of the training part
     redraw: bool = False                             # new latent noise (sigma · eps) each epoch
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"     # bf16 on a CPU that lacks it: fp32
     eval_every: int = Field(1000, ge=1)              # steps

@@ -228,7 +228,7 @@ def start_of(stage: Stage, cache: LatentCache, train: Cohort) -> LatentDiffusion
         return load_model(r.train.start_from, r)[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(r.seed)
-        return LatentDiffusion(r.model, cache.scale(train.table.exam_id))
+        return LatentDiffusion(r.model, cache.scale(list(train.table.exam_id)[:r.train.scale_exams]))
 
 
 def train_model(stage: Stage) -> dict:

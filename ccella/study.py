@@ -7,7 +7,7 @@ __all__ = ['STAGES', 'COMMON', 'ENGINE', 'PACKAGE', 'GRID', 'MARKS', 'CohortPara
            'GenerateParameters', 'EvaluateParameters', 'ClassifyParameters', 'Step', 'checked', 'Run',
            'refuse_other_folder', 'asked_of', 'prepare', 'sort_settings', 'Stage', 'plain_values', 'open_stage', 'hold',
            'watch_engine', 'find_notebooks', 'source_sha', 'plan', 'write_plan', 'error_in', 'failure', 'progress',
-           'follow', 'execute']
+           'follow', 'run_engine', 'execute']
 
 # %% ../nbs/26_study.ipynb #c18ad684
 import hashlib
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -309,15 +309,14 @@ def plan(recipe: Recipe, study: Mapping, cores: int) -> dict:
     return {"notebooks": str(notebooks.resolve()), "cells": cells, "page": {"show_reports": study["show_reports"]}}
 
 
-def write_plan(run: Run, recipe: Recipe, study: Mapping, cores: int, device: str) -> Path:
-    "Write the plan and the notebooks' parameters into the run's logs."
-    told = plan(recipe, study, cores)
-    for name, cell in told["cells"].items():
+def write_plan(folder: Path, plan: Mapping, device: str) -> Path:
+    "Write the plan and the notebooks' parameters into a run's logs."
+    for name, cell in plan["cells"].items():
         values = cell["tracked"]["parameters"] | {"run": ".", "device": device}
-        with atomic_path(run.folder / "logs" / f"{name}.yaml") as path:
+        with atomic_path(folder / "logs" / f"{name}.yaml") as path:
             path.write_text(yaml.safe_dump(values), encoding="utf-8")     # YAML, not JSON: papermill reads 1e-05 of JSON as a string
-    write_json(run.folder / "logs" / "plan.json", told)
-    return run.folder / "logs" / "plan.json"
+    write_json(folder / "logs" / "plan.json", plan)
+    return folder / "logs" / "plan.json"
 
 # %% ../nbs/26_study.ipynb #7f19d2b4
 def error_in(executed: Path) -> str | None:
@@ -329,9 +328,9 @@ def error_in(executed: Path) -> str | None:
     return said if outputs[-1]["ename"] == "CcellaError" else f"{outputs[-1]['ename']}: {said} (see {executed})"
 
 
-def failure(run: Run, stage: str) -> str:
-    "Why a stage failed: the last error in its executed notebook, or where to look."
-    return (error_in(run.executed(stage)) if stage in STAGES else None) or f"see {run.folder / 'logs' / (stage + '.log')}"
+def failure(folder: Path, cells: Mapping[str, Mapping], name: str) -> str:
+    "Why a cell failed: the last error in its executed notebook, or where to look."
+    return (error_in(folder / cells[name]["executed"]) if name in cells else None) or f"see {folder / 'logs' / (name + '.log')}"
 
 
 def progress(run: Run, stage: str) -> str:
@@ -346,8 +345,8 @@ def progress(run: Run, stage: str) -> str:
 MARKS = re.compile(r"^(?:local)?rule (?P<begun>\w+):|^Finished jobid: \d+ \(Rule: (?P<done>\w+)\)|^Error in rule (?P<failed>\w+):", re.MULTILINE)
 
 
-def follow(engine: subprocess.Popen, run: Run, log: Path, console: Console) -> tuple[list[str], list[str]]:
-    "Tell of each stage as the engine begins and ends it; gives the names of those done and those failed."
+def follow(engine: subprocess.Popen, log: Path, console: Console, progress: Callable[[str], str] = lambda name: "") -> tuple[list[str], list[str]]:
+    "Tell of each cell as the engine begins and ends it; gives the names of those done and those failed."
     begun, done, failed, read = {}, [], [], 0
     with console.status("") as status:
         while True:
@@ -363,43 +362,50 @@ def follow(engine: subprocess.Popen, run: Run, log: Path, console: Console) -> t
                     elif name != "everything" and name in begun and name not in done + failed:
                         (done if mark["done"] else failed).append(name)
                         console.print(f"{name:<10} {'done' if mark['done'] else '[red]failed[/red]'} {time.perf_counter() - begun[name]:7.1f} s", highlight=False)
-            now = [f"{n} {progress(run, n)} ({time.perf_counter() - t:.0f} s)" for n, t in begun.items() if n not in (*done, *failed, "everything")]
+            now = [f"{n} {progress(n)} ({time.perf_counter() - t:.0f} s)" for n, t in begun.items() if n not in (*done, *failed, "everything")]
             status.update(", ".join(now) or "preparing")
             if ended: return done, failed
             time.sleep(0.25)
 
 # %% ../nbs/26_study.ipynb #48240e5c
+def run_engine(folder: Path, plan: Mapping, targets: Iterable[str], cores: int, device: str, lock, profile: str | Path = "local", console: Console | None = None, progress: Callable[[str], str] = lambda name: "") -> list[str]:
+    """Bring the cells of a plan up to date and return those that had to run; all that can run does, whatever fails beside it.
+
+    `targets`: names of cells, with what they need; none: every cell and the page. `lock`: the open file of `hold`, which the engine keeps open while it lives. CcellaError with the first failed cell's own words."""
+    told, log = write_plan(folder, plan, device), folder / "logs" / "engine.log"
+    settings = GRID / "profiles" / str(profile) if str(profile) in ("local", "slurm") else Path(profile)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", GRID / "Snakefile", "--directory", folder, "--configfile", told,
+               "--profile", settings, "--workflow-profile", "none", "--cores", str(cores), "--nolock", "--", *(f"metrics/{t}.json" for t in targets)]
+    env = os.environ | ({ENGINE: str(os.getpid())} if str(profile) == "local" else {})
+    with open(log, "w") as out:
+        engine = subprocess.Popen([str(c) for c in command], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, pass_fds=[lock.fileno()])
+    try:
+        done, failed = follow(engine, log, console or Console(stderr=True), progress)
+    except BaseException:
+        engine.terminate()
+        raise
+    finally:
+        engine.wait()
+    if failed:
+        more = f" ({len(failed) - 1} more failed: {', '.join(failed[1:4])}{', …' * (len(failed) > 4)})" if failed[1:] else ""
+        raise CcellaError(f"stage {failed[0]} failed: {failure(folder, plan['cells'], failed[0])}{more}")
+    if engine.returncode:
+        raise CcellaError(f"the engine stopped (exit {engine.returncode}): {log.read_text(errors='replace').strip().splitlines()[-1]} (see {log})")
+    return done
+
+
 def execute(run: Run | str | Path, recipe: Recipe | str | None = None, targets: Iterable[str] | None = None, parameters: Mapping[str, Mapping] | None = None,
             cores: int | None = None, device: str = "cpu", profile: str | Path = "local", show_reports: bool | None = None, console: Console | None = None) -> list[str]:
     """Bring a run up to date and return the stages that had to run; the same call again continues or finds all done.
 
     `targets`: stages (with what they need) instead of all six and the page. `parameters`: per stage. `profile`: `local`, `slurm` or a folder of Snakemake's. CcellaError with the failed stage's own words."""
     run, console, cores = run if isinstance(run, Run) else Run(run), console or Console(stderr=True), cores or os.cpu_count() or 1
-    folder = GRID / "profiles" / str(profile) if str(profile) in ("local", "slurm") else Path(profile)
     if unknown := [t for t in targets or () if t not in STAGES]:
         raise CcellaError(f"unknown stage '{unknown[0]}', known: {', '.join(STAGES)}")
     plan(*asked_of(run, recipe, parameters, show_reports), cores)    # refused before anything is written
     lock = hold(run.folder / "logs" / "engine.lock")
     try:
-        recipe, study = prepare(run, recipe, parameters, show_reports)
-        told = write_plan(run, recipe, study, cores, device)
-        command = [sys.executable, "-m", "snakemake", "--snakefile", GRID / "Snakefile", "--directory", run.folder, "--configfile", told,
-                   "--profile", folder, "--workflow-profile", "none", "--cores", str(cores), "--nolock", "--", *(f"metrics/{t}.json" for t in targets or ())]
-        env = os.environ | ({ENGINE: str(os.getpid())} if str(profile) == "local" else {})
-        log = run.folder / "logs" / "engine.log"
-        with open(log, "w") as out:
-            engine = subprocess.Popen([str(c) for c in command], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env, pass_fds=[lock.fileno()])
-        try:
-            done, failed = follow(engine, run, log, console)
-        except BaseException:
-            engine.terminate()
-            raise
-        finally:
-            engine.wait()
+        told = plan(*prepare(run, recipe, parameters, show_reports), cores)
+        return run_engine(run.folder, told, targets or (), cores, device, lock, profile, console, lambda name: progress(run, name))
     finally:
         lock.close()
-    if failed:
-        raise CcellaError(f"stage {failed[0]} failed: {failure(run, failed[0])}")
-    if engine.returncode:
-        raise CcellaError(f"the engine stopped (exit {engine.returncode}): {log.read_text(errors='replace').strip().splitlines()[-1]} (see {log})")
-    return done
