@@ -256,6 +256,12 @@ class Recipe(Config):
         a, b = self.flat(keys), other.flat(keys)
         return {k: (a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
 
+    def changed(self, overrides: Mapping) -> Recipe:
+        "The recipe with other settings, by dotted key or nested. CcellaError for an unknown key or a value that cannot be."
+        extra = _nest(overrides)
+        _check_keys(extra, Recipe, f"overrides of recipe '{self.name}'")
+        return _validated(_merge(self.model_dump(), extra), f"{self.name} with overrides")
+
     def dump(self, path: Path | str) -> Path:
         "Write every setting to a YAML file that `load_recipe` reads back without its parent."
         with atomic_path(path) as part:
@@ -313,6 +319,14 @@ def _nest(overrides: Mapping) -> dict:
     return out
 
 
+def _validated(settings: Mapping, what: str) -> Recipe:
+    try: return Recipe.model_validate(settings)
+    except ValidationError as e:
+        first = e.errors()[0]
+        key, found = ".".join(map(str, first["loc"])), "" if first["type"] == "value_error" else f", found {first['input']!r}"
+        raise CcellaError(f"recipe {what}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{found}") from e
+
+
 def _layers(name: str | Path, base: Path | None = None, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
     path = _find(name, base)
     if path.resolve() in seen: raise CcellaError(f"{path}: recipe is its own ancestor ({' → '.join(p.name for p in seen)})")
@@ -328,8 +342,4 @@ def load_recipe(name: str | Path, overrides: Mapping | None = None) -> Recipe:
     extra = _nest(overrides or {})
     _check_keys(extra, Recipe, f"overrides of recipe '{name}'")
     merged = functools.reduce(_merge, [own for _, own in layers] + [extra], Recipe().model_dump())
-    try: return Recipe.model_validate({**merged, "parent": layers[-1][1].get("parent")})
-    except ValidationError as e:
-        first = e.errors()[0]
-        key, found = ".".join(map(str, first["loc"])), "" if first["type"] == "value_error" else f", found {first['input']!r}"
-        raise CcellaError(f"recipe {layers[-1][0]}{' with overrides' if extra else ''}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{found}") from e
+    return _validated({**merged, "parent": layers[-1][1].get("parent")}, f"{layers[-1][0]}{' with overrides' if extra else ''}")
