@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'EXAMS', 'SYNTHETIC', 'RUNS', 'Settings', 'OwnCohort', 'RecipeName', 'FromScratch', 'ShowReports', 'Cores',
            'Device', 'Profile', 'examples', 'ccella', 'watched', 'bar', 'console', 'table', 'phantom', 'check',
-           'describe', 'run_folder', 'generate', 'settings_of', 'run', 'evaluate', 'recipes', 'told', 'main']
+           'describe', 'run_folder', 'generate', 'settings_of', 'run', 'evaluate', 'ablate', 'recipes', 'told', 'main']
 
 # %% ../nbs/31_cli.ipynb #1daa5683
 import os
@@ -384,6 +384,52 @@ def evaluate(
 
     _appraise(real, synthetic, out, recipe or "demo", seen=seen, drop_copies=drop_copies, features=",".join(features or ("phantom",)), seed=seed, threads=cores or os.cpu_count() or 1, device=device_of(device))
 
+
+# %% ../nbs/31_cli.ipynb #404c69f3
+@app.command(rich_help_panel=RUNS, epilog=examples(
+    "ccella ablate runs/ablation  the ten recipes of the paper in small, three seeds each, on phantoms",
+    "ccella ablate runs/options --rows pooled_head,pad_mask,redraw,epsilon  our options beside the papers' settings",
+    "ccella ablate big --recipe my.yaml --cohort my_cohort --device cuda --profile slurm  at full size, a job for each cell",
+    "ccella ablate runs/ablation --seeds 5  two more seeds; what is done stays"))
+def ablate(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="NAME for runs/NAME, or a path.")],
+    rows: Annotated[str | None, typer.Option(metavar="ROW,…", show_default="the run's; for a new one the papers' ten recipes", help="What to compare with CCELLA.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, show_default="the run's; for a new one 3", help="Trainings of each row.")] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="RECIPE", show_default="the run's; for a new one 'ablation'", help="What every row changes one thing of: a recipe of CCELLA's kind.")] = None,
+    cohort: OwnCohort = None, settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe (train.steps=3000), of the cohort (cohort.exams=400) or of the grid (ablation.reference=400); may be given several times.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the cells and what each changes; compute nothing.")] = False,
+    cores: Cores = None, device: Device = "auto", profile: Profile = "local",
+) -> None:
+    """Train the papers' variants, or options beside them, on one cohort and compare them: FID in 3D and by plane, KID, the class head's AUC, parameters, time.
+
+    Every cell is a row and a seed, on one core. A cell that failed does not stop the others; the same command again does what is missing. The executed table is RUN/ablate_table.ipynb.
+    """
+    from ccella import ablation
+    from ccella.cohort import Cohort
+    from ccella.recipe import load_recipe
+    from ccella.sample import device_of
+    from ccella.study import Run
+
+    run, given = Run(run_folder(name)), settings_of(settings or ())
+    part = lambda of: {k.removeprefix(f"{of}."): v for k, v in given.items() if k.startswith(f"{of}.")}
+    overrides = {k: v for k, v in given.items() if not k.startswith(("ablation.", "cohort."))}
+    begun = (run.folder / "recipe.yaml").is_file()
+    base = load_recipe(recipe or (run.folder / "recipe.yaml" if begun else "ablation"), overrides)
+    parameters = part("ablation") | ({"rows": [r.strip() for r in rows.split(",")]} if rows else {}) | ({"seeds": seeds} if seeds else {})
+    of_cohort = part("cohort")
+    if cohort:
+        Cohort.read(cohort).check([s.name for s in base.sequences])
+        of_cohort["source"] = str(cohort.resolve())
+    if dry_run:
+        asked = ablation.parameters_of(parameters, run.study()["ablation"] if (run.folder / "study.json").is_file() else {})
+        lines = table(f"{len(ablation.rows_of(asked.rows)) * asked.seeds} cells, {asked.seeds} seeds of each row", "row", "parameters", "changes")
+        for row, changes in ablation.rows_of(asked.rows).items():
+            lines.add_row(row, f"{ablation.size_of(base.changed(changes)) / 1e6:.2f} M", "; ".join(f"{k}={'+'.join(s['name'] for s in v) if k == 'sequences' else v}" for k, v in changes.items()) or "nothing")
+        console().print(lines)
+        return
+    done = ablation.ablate(run, base, parameters, of_cohort, cores or os.cpu_count() or 1, device_of(device), profile, console())
+    print(f"{run.folder}: {f'{len(done)} notebooks, done' if done else 'nothing left to do'}")
+    print(f"open {run.folder / 'ablate_table.ipynb'}")
 
 # %% ../nbs/31_cli.ipynb #8bf4de7e
 @app.command(rich_help_panel=RUNS, epilog=examples(
