@@ -54,7 +54,7 @@ setup(
     include_package_data=False,
     python_requires=">=" + s["min_python"],
     install_requires=s["requirements"].split(),
-    extras_require={"dev": s["dev_requirements"].split(), "slurm": s["slurm_requirements"].split()},
+    extras_require={"dev": s["dev_requirements"].split(), "slurm": s["slurm_requirements"].split(), "taps": s["taps_requirements"].split()},
     entry_points={"console_scripts": s["console_scripts"].split("\n")},
     cmdclass={"build_py": BuildWithStages},
 )

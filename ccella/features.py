@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['SEQUENCES', 'TASKS', 'SHIPPED', 'MEDICALNET', 'KERAS_V1', 'BGR_MEANS', 'PUBLISHED', 'PLANES', 'Residual',
            'ConvFeatures', 'properties', 'PropertyHeads', 'collate_properties', 'feature_loss', 'FeatureNetwork',
-           'zscored', 'centred', 'phantom_network', 'ResNetLayout', 'Bottleneck', 'ResNet50', 'grey_to_bgr',
-           'PublishedNetwork', 'shapes_of', 'fill', 'save_feature_network', 'load_feature_network', 'normalised',
-           'extract', 'SliceFeatures', 'OnSlices', 'on_slices', 'extract_slices']
+           'zscored', 'centred', 'phantom_network', 'ResNetLayout', 'Bottleneck', 'ResNet50', 'TapsFeatures',
+           'zscored_inside', 'TapsLayout', 'grey_to_bgr', 'PublishedNetwork', 'shapes_of', 'fill',
+           'save_feature_network', 'load_feature_network', 'normalised', 'extract', 'SliceFeatures', 'OnSlices',
+           'on_slices', 'extract_slices']
 
 # %% ../nbs/21_features.ipynb #287599d6
 import math
@@ -15,12 +16,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from google.protobuf.message import DecodeError
 from jaxtyping import Float, Int
+from monai.networks.nets import SegResNetDS
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -157,6 +161,9 @@ class ResNetLayout:
         return (nn.Conv2d, nn.Conv3d)[self.dims - 2](channels_in, channels, size, stride, size // 2 * dilation, dilation, bias=self.bias)
 
     def norm(self, channels: int) -> nn.Module: return (nn.BatchNorm2d, nn.BatchNorm3d)[self.dims - 2](channels, self.eps)
+    def module(self) -> nn.Module: return ResNet50(self)
+    def read(self, file: Path) -> Mapping[str, Tensor]: return state_in(read_checkpoint(file), str(file), "state_dict")
+    def installed(self) -> Path | None: return None
 
 
 class Bottleneck(nn.Module):
@@ -196,6 +203,50 @@ class ResNet50(nn.Module):
 MEDICALNET = ResNetLayout(3, 1, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
 KERAS_V1 = ResNetLayout(2, 3, bias=True, eps=1.001e-5, stride_first=True)
 
+# %% ../nbs/21_features.ipynb #0b60e767
+class TapsFeatures(SegResNetDS):
+    "The prostate segmentation network of lavlab-taps; its features are the mean of its encoder's last maps. Axes must be divisible by 8."
+    width = 256
+
+    def __init__(self):
+        super().__init__(spatial_dims=3, init_filters=32, in_channels=1, out_channels=1, norm=("GROUP", {"num_groups": 8}), act=("MISH", {"inplace": True}), dsdepth=1)
+
+    def forward(self, x: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b d"]:
+        return self.encoder(x)[-1].mean((2, 3, 4))
+
+
+def zscored_inside(x: Tensor) -> Tensor:
+    "Bring the voxels that are not 0 to mean 0 and standard deviation 1; the others stay 0. CcellaError where these voxels are all alike."
+    inside = x != 0
+    if not (spread := x[inside].std()) > 0: raise CcellaError("the voxels that are not 0 are all alike; such a volume has no features")
+    return torch.where(inside, (x - x[inside].mean()) / spread, 0.0)
+
+
+@dataclass(frozen=True)
+class TapsLayout:
+    "The ONNX file of lavlab-taps."
+    dims: int = 3
+
+    def module(self) -> nn.Module: return TapsFeatures()
+
+    def read(self, file: Path) -> Mapping[str, Tensor]:
+        "The file's tensors under MONAI's names. CcellaError for a file that is not ONNX, or without the package onnx."
+        try: import onnx
+        except ImportError as e: raise CcellaError("reading it needs the package onnx (pip install onnx)") from e
+        try: graph = onnx.load(str(file)).graph
+        except (OSError, onnx.onnx_cpp2py_export.checker.ValidationError, DecodeError) as e: raise CcellaError(f"{file} is not a readable ONNX file ({type(e).__name__})") from e
+        tensors = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in graph.initializer}
+        nameless = iter([v.flatten() for k, v in tensors.items() if k.startswith("onnx::")])
+        named = {k: v for k, v in tensors.items() if not k.startswith("onnx::")}
+        with torch.device("meta"): norms = [k for k in self.module().state_dict() if ".norm" in k]
+        return named | dict(zip(norms, nameless))
+
+    def installed(self) -> Path | None:
+        "Folder of the installed package's weights; the package itself is not imported."
+        found = find_spec("taps")
+        folder = found and found.origin and Path(found.origin).parent / "resources"
+        return folder if folder and (folder / "model_v1.onnx").is_file() else None
+
 # %% ../nbs/21_features.ipynb #afd19f10
 BGR_MEANS = (0.406, 0.456, 0.485)
 
@@ -212,7 +263,7 @@ class PublishedNetwork:
     file: str
     source: str
     sha256: str
-    layout: ResNetLayout
+    layout: "ResNetLayout | TapsLayout"
     normalise: Callable[[Tensor], Tensor]
     normalisation: str
 
@@ -221,13 +272,15 @@ PUBLISHED = {
     "medicalnet": PublishedNetwork("resnet_50_23dataset.pth", "TencentMedicalNet/MedicalNet-Resnet50 on Hugging Face", "ff48a62219073fb977fd3f4ddfb8dc1367f0ec156c8d6f6c37e205bd683a246e",
                                    MEDICALNET, zscored, "whole volume, z-score"),
     "radimagenet": PublishedNetwork("RadImageNet-ResNet50_notop.pth", "MONAI/checkpoints on Hugging Face", "2457479b254569e5a81ba48fee6c5b2b84b7a729e507aaa2466101aedb8e5c37",
-                                    KERAS_V1, grey_to_bgr, "slices of a volume, min-max to [0, 1], BGR")}
+                                    KERAS_V1, grey_to_bgr, "slices of a volume, min-max to [0, 1], BGR"),
+    "lavlab-taps": PublishedNetwork("model_v1.onnx", "the package lavlab-taps 1.1.2 (pip install --no-deps lavlab-taps==1.1.2, MIT)", "1e39be9d19f6f71810cb0931a7fe895441cfd318d6002730c918ee99b9d79b91",
+                                    TapsLayout(), zscored_inside, "whole volume on the recipe's grid, z-score of the voxels that are not 0")}
 PUBLISHED["radimagenet-centred"] = replace(PUBLISHED["radimagenet"], normalise=partial(grey_to_bgr, means=BGR_MEANS), normalisation="slices of a volume, min-max to [0, 1], BGR less (.406, .456, .485)")
 
 # %% ../nbs/21_features.ipynb #5c2874b3
-def shapes_of(layout: ResNetLayout) -> dict[str, torch.Size]:
+def shapes_of(layout: ResNetLayout | TapsLayout) -> dict[str, torch.Size]:
     "Names and shapes of a layout's tensors."
-    with torch.device("meta"): return {k: v.shape for k, v in ResNet50(layout).state_dict().items()}
+    with torch.device("meta"): return {k: v.shape for k, v in layout.module().state_dict().items()}
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
@@ -263,10 +316,11 @@ def load_feature_network(name: str = "phantom", folder=None, device: str = "cpu"
     if name not in PUBLISHED: raise CcellaError(f"unknown feature network '{name}', known: phantom, {', '.join(PUBLISHED)}")
     row = PUBLISHED[name]
     try:
-        if folder is None: raise CcellaError("no weights are shipped for it")
+        folder = folder or row.layout.installed()
+        if folder is None: raise CcellaError("no weights are shipped for it, and none are installed")
         file = Path(folder) / row.file if Path(folder).is_dir() else Path(folder)
-        with torch.device("meta"): module = ResNet50(row.layout)
-        module, digest = fill(module, state_in(read_checkpoint(file), str(file), "state_dict"), str(file)), sha256(file)
+        with torch.device("meta"): module = row.layout.module()
+        module, digest = fill(module, row.layout.read(file), str(file)), sha256(file)
         if published and digest != row.sha256: raise CcellaError(f"{file} has the right layout but other bytes (sha256 {digest}) than the published file; published=False takes it as weights of your own")
     except CcellaError as e:
         raise CcellaError(f"feature network '{name}': {e}. Expected {row.file} (sha256 {row.sha256}), to be fetched from {row.source} under its own licence; give its path or the folder that holds it") from e
