@@ -254,7 +254,7 @@ def forest(cells: Sequence[Mapping], lines: Sequence[Mapping], figure: str, limi
     if log: ax.set_xscale("log")
     return fig
 
-# %% ../nbs/30_ablation.ipynb #8a759660
+# %% ../nbs/30_ablation.ipynb #f59fe3b9
 def plan_ablation(run: Run, recipe: Recipe, study: Mapping, cores: int) -> dict:
     "What the engine is told of a grid."
     p, notebooks, content = AblationParameters.model_validate(study["ablation"]), find_notebooks(), {"cohort": study["parameters"]["cohort"]}
@@ -262,8 +262,8 @@ def plan_ablation(run: Run, recipe: Recipe, study: Mapping, cores: int) -> dict:
     content |= {"table": sha256(Path(source) / "cohort.csv")} if source else {}
     cell = lambda notebook, folder, after, threads, parameters, **more: {"executed": f"{folder}{notebook}", "after": after, "threads": threads, "tracked": {"parameters": parameters, "notebook": source_sha(notebooks / notebook), **more}}
     rows = rows_of(p.rows)
-    each = {cell_name(row, seed): cell("ablate_cell.ipynb", f"cells/{cell_name(row, seed)}/", ["ready"], 1, {"row": row, "seed": seed}, recipe=recipe.changed({**changes, "seed": seed}).hash((*TRAINING, "sample")), reports=p.reports)
-            for seed in range(p.seeds) for row, changes in rows.items()}                     # seed by seed, so that a grid cut short compares all rows
+    each = {cell_name(row, seed): cell("ablate_cell.ipynb", f"cells/{cell_name(row, seed)}/", ["ready"], 1, {"row": row, "seed": seed}, recipe=recipe.changed({**changes, "seed": seed}).hash((*TRAINING, "sample")), reports=p.reports) | {"priority": p.seeds - seed}
+            for seed in range(p.seeds) for row, changes in rows.items()}                     # the first seed of every row before the second of any: a grid cut short compares all rows
     ready = {"rows": list(rows), "reference": p.reference, "draws": p.draws}
     cells = {"ready": cell("ablate_ready.ipynb", "", [], cores, {}, asked=ready, recipe=recipe.hash((*TRAINING, "sample")), **content), **each, "table": cell("ablate_table.ipynb", "", list(each), cores, {}, asked=ready)}
     return {"notebooks": str(notebooks.resolve()), "cells": cells, "page": {}}
