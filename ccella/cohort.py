@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABEL_RULES', 'PRESET', 'SPLITS', 'KINDS', 'COLUMNS', 'REQUIRED', 'SYNTHETIC', 'label_for', 'problem',
-           'raise_problems', 'Exam', 'Cohort', 'subset', 'split', 'relabel', 'problems', 'summary', 'check',
-           'refuse_other_cohort', 'write']
+           'raise_problems', 'Exam', 'Cohort', 'subset', 'split', 'partition', 'relabel', 'problems', 'summary',
+           'check', 'refuse_other_cohort', 'write']
 
 # %% ../nbs/02_cohort.ipynb #f3b78a3a
 import csv
@@ -355,6 +355,26 @@ def split(self: Cohort, seed: int, fractions: Sequence[float] = (0.80, 0.05, 0.1
 
 
 Cohort.split = split
+
+# %% ../nbs/02_cohort.ipynb #6f906c4e
+def partition(self: Cohort, fraction: float, seed: int) -> Cohort:
+    """Keep a share of the patients, proportionally by class and nested: with one seed each smaller part lies inside the larger.
+
+    A patient's class is the largest label of their exams; those without one are a class of their own. Raises `CcellaError` for a fraction outside (0, 1], and for a part too small to hold a patient of each class that the cohort has."""
+    if not 0 < fraction <= 1:
+        raise CcellaError(f"fraction {fraction:g} of a cohort: expected more than 0, at most 1")
+    by_patient = self.table.assign(label=self.table.label.fillna(-1).astype(int)).groupby("patient_id", sort=False).label.max()
+    kept: set[str] = set()
+    for label in sorted(set(by_patient)):
+        patients = sorted(by_patient.index[by_patient == label], key=lambda p: (seed_for("partition", seed, p), p))
+        n = int(fraction * len(patients) + 0.5)
+        if n < 1 and label >= 0:
+            raise CcellaError(f"{self.root}: a part of {fraction:.2%} holds none of the {len(patients)} patients of class {label}; expected at least one of each class, which takes {0.5 / len(patients):.2%}")
+        kept |= set(patients[:n])
+    return self._with(self.table[self.table.patient_id.isin(kept)])
+
+
+Cohort.partition = partition
 
 # %% ../nbs/02_cohort.ipynb #66100f5e
 def relabel(self: Cohort, rule: str) -> Cohort:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'binary', 'auc', 'average_precision', 'ceiling_auc', 'wilson', 'patient_draws', 'bootstrap', 'subsample',
-           'mean_of_runs']
+           'mean_of_runs', 'Difference', 'over_runs', 'compare_runs', 'delong', 'holm']
 
 # %% ../nbs/19_stats.ipynb #cf9fd0cc
 from collections.abc import Callable, Sequence
@@ -142,3 +142,87 @@ def mean_of_runs(values, level: float = 0.95) -> Estimate:
     if len(v) == 1: return Estimate(float(v[0]), None, None, 1)
     half = student.ppf((1 + level) / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))
     return Estimate(float(v.mean()), float(v.mean() - half), float(v.mean() + half), len(v))
+
+# %% ../nbs/19_stats.ipynb #6ef864d4
+class Difference(NamedTuple):
+    "A difference a − b with its interval and p-value; `detectable` is the difference that such a study finds four times in five at the 5% level (2.80 standard errors)."
+    value: float
+    low: float
+    high: float
+    p: float
+    detectable: float
+    n: int
+
+    def to_dict(self) -> dict: return self._asdict()
+
+
+def _runs(labels, scores, what: str) -> tuple[np.ndarray, np.ndarray]:
+    s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    if s.ndim != 2 or not len(s): raise ValueError(f"{what} must be a table (trainings, exams), found shape {np.shape(scores)}")
+    return binary(labels, s[0])[0], np.stack([binary(labels, row)[1] for row in s])
+
+
+def over_runs(labels, scores, statistic: Callable = average_precision, patients=None, draws: int = 10_000, level: float = 0.95, seed: int = 0) -> Estimate:
+    """Mean of `statistic(labels, scores)` over trainings, its interval over trainings and patients drawn together; n counts exams.
+
+    `scores`: (trainings, exams). ValueError as in `binary`."""
+    y, s = _runs(labels, scores, "scores")
+    values, whole = _drawn(y, [s], statistic, patients, draws, seed)
+    low, high = np.quantile(values[0], [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(whole[0], float(low), float(high), len(y))
+
+
+def _drawn(y, arms, statistic, patients, draws, seed) -> tuple[list[np.ndarray], list[float]]:
+    "Draws of each arm's mean over trainings, the same patients and the same trainings' numbers in each; draws on which the statistic is not defined are left out."
+    rng, out = np.random.default_rng([seed, 1]), []
+    for i in patient_draws(y, patients, draws, seed):
+        part, picked = y[i], rng.random(max(len(s) for s in arms))
+        try:
+            row = []
+            for s in arms:
+                which, times = np.unique((picked[:len(s)] * len(s)).astype(int), return_counts=True)
+                row.append(np.dot(times, [statistic(part, s[k][i]) for k in which]) / times.sum())
+        except ValueError: continue                                   # not defined on this draw: a class is lost
+        out.append(row)
+    if not out: raise ValueError(f"the statistic is not defined on any of {draws} draws of {len(y)} exams")
+    return list(np.array(out).T), [float(np.mean([statistic(y, row) for row in s])) for s in arms]
+
+
+def compare_runs(labels, a, b, statistic: Callable = average_precision, patients=None, draws: int = 10_000, level: float = 0.95, seed: int = 0) -> Difference:
+    """Method a less method b on the same exams, each the mean over its trainings; training k of one belongs to training k of the other.
+
+    `a`, `b`: (trainings, exams). ValueError where the numbers of trainings differ, and as in `binary`."""
+    (y, a), (_, b) = _runs(labels, a, "a"), _runs(labels, b, "b")
+    if len(a) != len(b): raise ValueError(f"trainings are compared in pairs: found {len(a)} and {len(b)}")
+    (of_a, of_b), (mean_a, mean_b) = _drawn(y, [a, b], statistic, patients, draws, seed)
+    d = of_a - of_b
+    low, high = np.quantile(d, [(1 - level) / 2, (1 + level) / 2])
+    p = min(1.0, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (1 + len(d)))
+    return Difference(mean_a - mean_b, float(low), float(high), float(p), float((norm.ppf(0.975) + norm.ppf(0.8)) * d.std(ddof=1)), len(y))
+
+
+def delong(labels, a, b) -> Difference:
+    "AUC of scores `a` less that of `b` on the same exams, by DeLong's test (DeLong 1988; midranks of Sun and Xu 2014). ValueError as in `auc`."
+    parts = []
+    for s in (a, b):
+        y, s = binary(labels, s)
+        auc(y, s)                                                     # refuses a single class
+        pos, neg = s[y == 1], s[y == 0]
+        m, n, ranks = len(pos), len(neg), rankdata(np.r_[pos, neg])
+        parts.append(((ranks[:m] - rankdata(pos)) / n, 1 - (ranks[m:] - rankdata(neg)) / m))
+    v10, v01 = (np.stack([p[k] for p in parts]) for k in (0, 1))
+    d = float(v10[0].mean() - v10[1].mean())
+    c = np.array([1.0, -1.0])
+    se = float(np.sqrt(max(0.0, c @ (np.cov(v10) / v10.shape[1] + np.cov(v01) / v01.shape[1]) @ c)))
+    z = 0.0 if d == 0 else d / se if se else np.inf
+    return Difference(d, d - norm.ppf(0.975) * se, d + norm.ppf(0.975) * se, float(2 * norm.sf(abs(z))), float((norm.ppf(0.975) + norm.ppf(0.8)) * se), len(y))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    "Holm's corrected p-values, in the order given (Holm 1979). ValueError for a value outside [0, 1]."
+    p = np.asarray(p, dtype=np.float64)
+    if not ((p >= 0) & (p <= 1)).all(): raise ValueError(f"p-values lie between 0 and 1, found {p.tolist()}")
+    order = np.argsort(p, kind="stable")
+    raised = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    out = np.empty(len(p)); out[order] = np.minimum(1, raised)
+    return out.tolist()
