@@ -195,6 +195,7 @@ class ClassifierConfig(Config):
     network: Literal["efficientnet-b0", "small"] = "efficientnet-b0"
     shape: tuple[int, int, int] | None = (256, 256, 32)   # None: the recipe's grid
     epochs: int = Field(155, ge=1)
+    target_epochs: int = Field(385, ge=1)            # at the second institution, from scratch and fine-tuned alike
     batch: int = Field(32, ge=1)
     lr: float = Field(1e-4, gt=0)
     finetune_lr: float = Field(1e-5, gt=0)
