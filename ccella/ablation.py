@@ -111,7 +111,7 @@ def cell_recipe(run: Run, row: str, seed: int) -> Recipe:
     "The base with a row's overrides and a cell's seed."
     return run.recipe().changed({**rows_of([row])[row], "seed": seed})
 
-# %% ../nbs/30_ablation.ipynb #bccc547f
+# %% ../nbs/30_ablation.ipynb #1575865f
 FEATURES = "features.safetensors"
 
 
@@ -128,9 +128,10 @@ def tables_of(volumes, names: Sequence[str], device: str = "cpu") -> dict[str, t
 
 
 def distances_of(real: Mapping[str, torch.Tensor], made: Mapping[str, torch.Tensor], draws: int) -> dict[str, dict[str, dict]]:
-    "FID and KID by network, sequence and plane, with intervals, at the n of the smaller set."
+    "FID by network, sequence and plane, KID by sequence in 3D (over all slices its kernels would take gigabytes), with intervals, at the n of the smaller set."
     n = {k: min(len(real[k]), len(t)) for k, t in made.items()}
-    return {name: {k: set_distance(metric, list(real[k][:n[k]]), list(t[:n[k]]), draws).to_dict() for k, t in made.items()} for name, metric in (("fid", fid), ("kid", kid))}
+    measure = lambda metric, keys: {k: set_distance(metric, list(real[k][:n[k]]), list(made[k][:n[k]]), draws).to_dict() for k in keys}
+    return {"fid": measure(fid, made), "kid": measure(kid, [k for k, t in made.items() if t.shape[1] == 1])}
 
 
 def make_ready(run: Run, device: str = "cpu") -> dict:
