@@ -6,9 +6,9 @@
 __all__ = ['BASE', 'VARIANTS', 'DIFFERS', 'OPTIONS', 'TOLD', 'FEATURES', 'variant', 'rows_of', 'AblationParameters',
            'parameters_of', 'size_of', 'cell_name', 'asked', 'stage_of', 'cell_recipe', 'networks', 'tables_of',
            'distances_of', 'make_ready', 'reference_of', 'head_auc', 'run_cell', 'figures_of', 'read_cells', 'compare',
-           'other_fid', 'brief', 'wide', 'forest', 'plan_ablation', 'ablate']
+           'other_fid', 'wide', 'forest', 'plan_ablation', 'ablate']
 
-# %% ../nbs/30_ablation.ipynb #180b34ca
+# %% ../nbs/30_ablation.ipynb #7d7d26cc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from pydantic import Field, ValidationError
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from .appraisal import features_of, set_distance, volumes_of
+from .appraisal import brief, features_of, set_distance, volumes_of
 from .classify import scores
 from .cohort import Cohort, label_for
-from .core import CcellaError, atomic_path, provenance, read_json, sha256, write_json
+from .core import CcellaError, atomic_path, read_json, sha256, write_json
 from .features import load_feature_network, on_slices
 from .latents import LatentCache, encode_cohort, load_vae
 from .ldm import LatentDiffusion, count_parameters
@@ -31,7 +31,7 @@ from .metrics import fid, kid
 from .recipe import TRAINING, Config, Recipe, load_recipe
 from .show import COLOURS, new_figure, styled
 from .stages import cohorts_of, make_cohorts, start_of, text_states
-from .stats import Estimate, mean_of_runs
+from .stats import mean_of_runs
 from .study import CohortParameters, EvaluateParameters, Run, Stage, checked, find_notebooks, hold, refuse_other_folder, run_engine, source_sha
 from .train import ExamSet, read_log, training
 from .verdict import fresh_phantoms, head_probabilities, sampled_exams, unseen_reports
@@ -186,7 +186,7 @@ def run_cell(run: Run, row: str, seed: int, device: str = "cpu") -> dict:
     return {"row": row, "seed": seed, **distances_of(reference_of(run), made, p.draws), "head_auc": head_auc(stage, model, p.reports), "parameters": count_parameters(model),
             "train_seconds": round(sum(x.seconds for x in log), 1), "steps": len(log), "held_out": log[-1].held_out}
 
-# %% ../nbs/30_ablation.ipynb #1bf54e27
+# %% ../nbs/30_ablation.ipynb #59e286e8
 def figures_of(cell: Mapping) -> dict[str, float | None]:
     "A cell's figures by their short names; distances are means over the base's sequences."
     def mean(metric, ends):
@@ -223,11 +223,6 @@ def compare(cells: Sequence[Mapping], limit: float | None) -> list[dict]:
 def other_fid(ready: Mapping) -> float | None:
     "The other institution's 3D FID, which a cell must beat to count; None where there is no other institution."
     return figures_of(ready["other institution"])["FID 3D"] if "other institution" in ready else None
-
-
-def brief(e: Mapping | None) -> str:
-    "An estimate in a cell."
-    return "–" if e is None else f"{e['value']:.3g}" if e["low"] is None else f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
 
 
 def wide(lines: Sequence[Mapping], of: str = "mean") -> pd.DataFrame:

@@ -351,7 +351,9 @@ def copies_examples(copies: Copies, real: Cohort, synthetic: Cohort, seen: Cohor
 
 def brief(e: Mapping | None) -> str:
     "An estimate in a table's cell."
-    return "–" if not e or e["value"] is None else f"{e['value']:.3g} [{e['low']:.3g}, {e['high']:.3g}]"
+    number = lambda v: f"{v:.0f}" if abs(v) >= 1000 else f"{v:.3g}"
+    if not e or e["value"] is None: return "–"
+    return number(e["value"]) + ("" if e["low"] is None else f" [{number(e['low'])}, {number(e['high'])}]")
 
 
 def appraisal_page(found: Mapping, pictures: Mapping[str, Figure]) -> Page:

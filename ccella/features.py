@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from google.protobuf.message import DecodeError
 from jaxtyping import Float, Int
 from monai.networks.nets import SegResNetDS
 from safetensors.torch import save_file
@@ -233,8 +232,11 @@ class TapsLayout:
         "The file's tensors under MONAI's names. CcellaError for a file that is not ONNX, or without the package onnx."
         try: import onnx
         except ImportError as e: raise CcellaError("reading it needs the package onnx (pip install onnx)") from e
-        try: graph = onnx.load(str(file)).graph
-        except (OSError, onnx.onnx_cpp2py_export.checker.ValidationError, DecodeError) as e: raise CcellaError(f"{file} is not a readable ONNX file ({type(e).__name__})") from e
+        if not file.is_file(): raise CcellaError(f"{file}: no such file")
+        model = onnx.ModelProto()
+        try: model.ParseFromString(file.read_bytes())
+        except Exception as e: raise CcellaError(f"{file} is not a readable ONNX file ({type(e).__name__})") from e       # the error's class lives in a package of onnx's own
+        graph = model.graph
         tensors = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in graph.initializer}
         nameless = iter([v.flatten() for k, v in tensors.items() if k.startswith("onnx::")])
         named = {k: v for k, v in tensors.items() if not k.startswith("onnx::")}
