@@ -30,7 +30,7 @@ demo: $(STAMP)
 	$(BIN)/ccella run demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . _docs/html

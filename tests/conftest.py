@@ -19,10 +19,3 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
-
-
-def pytest_collection_modifyitems(items):
-    """A file's tests share fixtures and stay in one process; notebooks share nothing and go to whoever is free."""
-    for item in items:
-        if not item.get_closest_marker("notebook"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
