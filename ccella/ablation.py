@@ -143,7 +143,7 @@ def make_ready(run: Run, device: str = "cpu") -> dict:
         if texts is not None:
             texts.fill(e.text() for name in ("cohort", "fresh") for e in sets[name])
     own = stage.parameters.source is not None
-    volumes = {"reference": volumes_of([e for e in sets["cohort"] if e.split != "test"][:p.reference], base) if own else (x for x, _ in fresh_phantoms(base, stage.seed("reference"), p.reference)),
+    volumes = {"reference": volumes_of([e for e in sets["cohort"] if e.split != "test"][:p.reference], base) if own else (e.x for e, _ in fresh_phantoms(base, stage.seed("reference"), p.reference)),
                "floor": volumes_of(sets["fresh"], base)} | ({"other institution": volumes_of(sets["other"], base)} if "other" in sets else {})
     found = {what: tables_of(v, names, device) for what, v in volumes.items()}
     with atomic_path(run.cache / FEATURES) as path:

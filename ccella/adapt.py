@@ -21,8 +21,7 @@ from matplotlib.figure import Figure
 from pydantic import Field, ValidationError
 from rich.console import Console
 
-from .appraisal import to_shape
-from .classify import LabelledVolumes, build_classifier, check_shape, load_classifier, predict, save_classifier, scores, train_classifier
+from .classify import LabelledVolumes, build_classifier, check_shape, classifier_input, load_classifier, predict, save_classifier, scores, train_classifier
 from .cohort import Cohort
 from .core import CcellaError, atomic_path, read_json, sha256, write_json
 from .phantom import write_phantoms
@@ -42,7 +41,8 @@ class AdaptParameters(Config):
     there: str | None = None                         # cohort of institution 2; None: phantoms
     synthetic: str | None = None                     # synthetic cohort made from the reports of `here`; None: made by `generator`
     generator: str = "shipped"                       # a model folder
-    exams: int = Field(400, ge=10)                   # phantoms of each institution, for training and validation
+    exams: int = Field(800, ge=10)                   # phantoms of institution 1, for training and validation
+    there_exams: int = Field(320, ge=10)             # phantoms of institution 2, for training and validation
     test: int = Field(500, ge=10)                    # phantoms of the tested institution, for testing
     sequences: dict[str, tuple[str, ...]] = {"AxT2": ("axt2",), "bpMRI": ("axt2", "highb", "adc")}
     fractions: tuple[float, ...] = (0.0625, 0.125, 0.25, 0.5, 1.0)    # of institution 2's training part
@@ -110,8 +110,8 @@ def augmentation_runs(p: AdaptParameters) -> list[Training]:
 
 
 def cost(t: Training, p: AdaptParameters, config: ClassifierConfig) -> int:
-    "Passes of an exam through the network that a run's training takes: exams × epochs; four fifths of `exams` where a cohort of one's own is not counted yet."
-    size = lambda name: int(0.8 * p.exams) if (source := p.there if name.startswith("there") else p.here) is None else int((Cohort.read(source).table.split != "test").sum())
+    "Passes of an exam through the network that a run's training takes: exams × epochs."
+    size = lambda name: int(0.8 * (p.there_exams if name.startswith("there") else p.exams)) if (source := p.there if name.startswith("there") else p.here) is None else int((Cohort.read(source).table.split != "test").sum())
     return int(sum(size(name) for name, _ in t.learn) * (t.fraction or 1) * (config.target_epochs if t.learn == THERE else config.epochs))
 
 
@@ -121,12 +121,16 @@ def trainings(p: AdaptParameters) -> dict[str, Training]:
 
 # %% ../nbs/31_adapt.ipynb #0aababee
 def lay_out(exams: Sequence, recipe: Recipe, folder: Path, name: str) -> pd.DataFrame:
-    "Prepare exams into `NAME.npy` (n, s, x, y, z), half precision, and their table into `NAME.csv`."
-    shape = recipe.classifier.shape or recipe.grid.shape
+    "Write what the classifier sees of some exams into `NAME.npy` (n, s, x, y, z), half precision, and their table into `NAME.csv`. CcellaError for a grid that the network is too large for, or grids of several sizes."
+    seen = lambda e: classifier_input(prepare_exam(e, recipe), recipe.classifier).numpy().astype(np.float16)
+    shape = seen(exams[0]).shape
+    check_shape(recipe.classifier, shape[1:])
     rows = pd.DataFrame([{"exam_id": e.exam_id, "patient_id": e.patient_id, "institution": e.institution, "label": e.label, "label_generated": e.extra.get("label_generated")} for e in exams])
     with atomic_path(folder / f"{name}.npy") as path, open(path, "wb") as file:
-        np.lib.format.write_array_header_2_0(file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": (len(exams), len(recipe.sequences), *shape)})
-        for e in exams: file.write(np.ascontiguousarray(to_shape(prepare_exam(e, recipe).x, shape).numpy().astype(np.float16)).tobytes())
+        np.lib.format.write_array_header_2_0(file, {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False, "shape": (len(exams), *shape)})
+        for e in exams:
+            if (x := seen(e)).shape != shape: raise CcellaError(f"{e.exam_id}: {' × '.join(map(str, x.shape[1:]))} voxels where {exams[0].exam_id} has {' × '.join(map(str, shape[1:]))}; give the recipe's classifier a shape")
+            file.write(x.tobytes())
     with atomic_path(folder / f"{name}.csv") as path: rows.to_csv(path, index=False)
     return rows
 
@@ -167,22 +171,21 @@ def asked_adapt(run: Run) -> AdaptParameters:
 def make_sets(run: Run, device: str = "cpu") -> dict:
     "Make or read the cohorts of a study, and lay out its sets. CcellaError for exams that cannot be studied."
     recipe, p = run.recipe(), asked_adapt(run)
-    recipe = recipe if recipe.classifier.shape else recipe.changed({"classifier.shape": list(recipe.grid.shape)})
-    check_shape(recipe.classifier, recipe.classifier.shape)
     workers = torch.get_num_threads()
-    phantoms = lambda name, n, institution, seed, split: write_phantoms(run.folder / name, n, institution, recipe.grid.shape, seed, recipe.label_rule, split, workers)
+    phantoms = lambda name, n, institution, seed: write_phantoms(run.folder / name, n, institution, recipe.grid.shape, seed, recipe.label_rule, False, workers)
+    learning = lambda *made: phantoms(*made).split(p.seed, (0.8, 0.2, 0.0))          # tested on others
     def own(source, name):
         cohort = Cohort.read(source).relabel(recipe.label_rule)
         cohort.check([s.name for s in recipe.sequences])
         return (cohort if (cohort.table.split != "").all() else cohort.split(p.seed)).write(run.folder / name)
     # phantom seeds: 10k + 6 … 9, apart from those of a six-stage run of the same number
-    here = own(p.here, "here") if p.here else phantoms("here", p.exams, 1, 10 * p.seed + 6, True)
+    here = own(p.here, "here") if p.here else learning("here", p.exams, 1, 10 * p.seed + 6)
     parts = {"here_train": here.subset(split="train"), "here_val": here.subset(split="val")}
     if p.study == "augment":
-        parts["here_test"] = here.subset(split="test") if p.here else phantoms("here_test", p.test, 1, 10 * p.seed + 7, False)
+        parts["here_test"] = here.subset(split="test") if p.here else phantoms("here_test", p.test, 1, 10 * p.seed + 7)
     else:
-        there = own(p.there, "there") if p.there else phantoms("there", p.exams, 2, 10 * p.seed + 8, True)
-        parts |= {"there_train": there.subset(split="train"), "there_val": there.subset(split="val"), "there_test": there.subset(split="test") if p.there else phantoms("there_test", p.test, 2, 10 * p.seed + 9, False)}
+        there = own(p.there, "there") if p.there else learning("there", p.there_exams, 2, 10 * p.seed + 8)
+        parts |= {"there_train": there.subset(split="train"), "there_val": there.subset(split="val"), "there_test": there.subset(split="test") if p.there else phantoms("there_test", p.test, 2, 10 * p.seed + 9)}
     behind = {}
     if p.synthetic: made = Cohort.read(p.synthetic)
     else:

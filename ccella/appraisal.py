@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Tables', 'FEW', 'SPACING_TOLERANCE', 'METRICS', 'SSIM_WEIGHTS', 'SSIM_LEAST', 'FEWEST_TOLD', 'MOST_IN_MEMORY',
            'volumes_of', 'features_of', 'set_distance', 'halves', 'check_pair', 'flags_of', 'fidelity', 'ms_ssim',
-           'diversity', 'tissue_statistics', 'intensities', 'part_of', 'match_of', 'text_probe', 'to_shape', 'labelled',
-           'utility', 'said_and_shown', 'appraise', 'glance', 'glance_picture', 'examples', 'copies_examples', 'brief',
+           'diversity', 'tissue_statistics', 'intensities', 'part_of', 'match_of', 'text_probe', 'labelled', 'utility',
+           'said_and_shown', 'appraise', 'glance', 'glance_picture', 'examples', 'copies_examples', 'brief',
            'appraisal_page', 'write_appraisal']
 
 # %% ../nbs/28_appraisal.ipynb #a99a0003
@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from . import faithful
-from .classify import LEAST, LabelledVolumes, build_classifier, predict, scores, train_classifier
+from .classify import LEAST, LabelledVolumes, build_classifier, classifier_input, predict, scores, train_classifier
 from .cohort import Cohort, Exam
 from .copies import Copies, copies_picture, find_copies
 from .core import CcellaError, provenance, seed_for, write_json
@@ -207,16 +207,10 @@ def text_probe(fit: Sequence[Exam], sets: Mapping[str, Sequence[Exam]], recipe: 
     return out | {"learnt_from": sum(e.has_report for e in fit), "network": network.name, "encoder": encoder.sha[:16]}
 
 # %% ../nbs/28_appraisal.ipynb #a99a001c
-def to_shape(x: Float[np.ndarray, "s x y z"], shape) -> Float[Tensor, "s X Y Z"]:
-    "Volumes on the classifier's grid."
-    x = torch.as_tensor(x, dtype=torch.float32)
-    return x if shape is None or tuple(x.shape[1:]) == tuple(shape) else F.interpolate(x[None], tuple(shape), mode="trilinear", align_corners=False)[0]
-
-
 def labelled(pairs: Iterable[tuple[Exam, int | None]], recipe: Recipe) -> tuple[list[Tensor], list[int], list[str]]:
-    "Volumes on the classifier's grid, labels and ids of the exams whose label is known."
+    "What the classifier sees, the label and the id of each exam whose label is known."
     known = [(e, int(y)) for e, y in pairs if y is not None]
-    return [to_shape(prepare_exam(e, recipe).x, recipe.classifier.shape) for e, _ in known], [y for _, y in known], [e.exam_id for e, _ in known]
+    return [classifier_input(prepare_exam(e, recipe), recipe.classifier) for e, _ in known], [y for _, y in known], [e.exam_id for e, _ in known]
 
 
 def utility(train: Sequence[Exam], synthetic: Sequence[Exam], test: Sequence[Exam], recipe: Recipe, seed: int = 0, device: str = "cpu", draws: int = 1000) -> dict:

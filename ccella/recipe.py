@@ -193,7 +193,9 @@ class SampleConfig(Config):
 class ClassifierConfig(Config):
     "The downstream classifier."
     network: Literal["efficientnet-b0", "small"] = "efficientnet-b0"
-    shape: tuple[int, int, int] | None = (256, 256, 32)   # None: the recipe's grid
+    clip: tuple[float, float] | None = (2, 98)       # percentiles between which intensities are softly clipped before the z-score; None: not clipped
+    spacing_mm: tuple[float, float, float] | None = (0.5, 0.5, 3.0)   # None: the grid's own
+    shape: tuple[int, int, int] | None = (256, 256, 32)   # cropped or padded around the middle; None: the whole grid
     epochs: int = Field(155, ge=1)
     target_epochs: int = Field(385, ge=1)            # at the second institution, from scratch and fine-tuned alike
     batch: int = Field(32, ge=1)

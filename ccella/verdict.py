@@ -22,8 +22,8 @@ from torch import Tensor
 
 from . import faithful
 from .anatomy import P_SIGNIFICANT
-from .appraisal import Tables, features_of, labelled, set_distance, to_shape, volumes_of
-from .classify import LabelledVolumes, build_classifier, predict, scores, train_classifier
+from .appraisal import Tables, features_of, labelled, set_distance, volumes_of
+from .classify import LabelledVolumes, build_classifier, classifier_input, predict, scores, train_classifier
 from .cohort import Cohort, Exam, label_for
 from .core import CcellaError, read_json, write_json
 from .features import load_feature_network
@@ -31,7 +31,7 @@ from .latents import LatentCache, decode_exam, load_vae
 from .ldm import Conditioning, LatentDiffusion, load_model
 from .metrics import fid, kid
 from .phantom import phantom_exam, phantom_report
-from .preprocess import prepare, prepare_exam
+from .preprocess import Prepared, prepare, prepare_exam
 from .reading import read_report
 from .recipe import Recipe, SampleConfig
 from .reports import collate
@@ -42,12 +42,12 @@ from .stats import Estimate, auc, bootstrap, ceiling_auc
 from .study import STAGES, Run, Stage
 
 # %% ../nbs/29_verdict.ipynb #d05a4a07
-def _fresh_phantom(index: int, recipe: Recipe, seed: int, institution: int) -> tuple[np.ndarray, int | None]:
+def _fresh_phantom(index: int, recipe: Recipe, seed: int, institution: int) -> tuple[Prepared, int | None]:
     e = phantom_exam(seed, index, institution, recipe.grid.shape)
-    return np.asarray(prepare(e.volumes, e.affine, e.gland, recipe.sequences, recipe.grid, e.exam_id).x), label_for(e.findings.pirads, e.findings.isup, recipe.label_rule)
+    return prepare(e.volumes, e.affine, e.gland, recipe.sequences, recipe.grid, e.exam_id), label_for(e.findings.pirads, e.findings.isup, recipe.label_rule)
 
 
-def fresh_phantoms(recipe: Recipe, seed: int, n: int, institution: int = 1, part: int = 64) -> Iterator[tuple[Float[np.ndarray, "s x y z"], int | None]]:
+def fresh_phantoms(recipe: Recipe, seed: int, n: int, institution: int = 1, part: int = 64) -> Iterator[tuple[Prepared, int | None]]:
     "Prepared phantoms, made in memory, `part` at a time, with their labels under the recipe's rule."
     make = partial(_fresh_phantom, recipe=recipe, seed=seed, institution=institution)
     with ProcessPoolExecutor(workers) if (workers := torch.get_num_threads()) > 1 else nullcontext() as pool:
@@ -88,7 +88,7 @@ def rungs(stage: Stage, model: LatentDiffusion) -> dict[str, Iterable]:
     fresh, cache, vae = list(sets["fresh"]), LatentCache(stage.run.cache / "latents", load_vae(r.vae.weights, r.vae), r), load_vae(r.vae.weights, r.vae, stage.device)
     train = [e for e in sets["cohort"] if e.split != "test"]
     own = stage.cohort_parameters.source is not None
-    return {"reference": volumes_of(train, r) if own else (x for x, _ in fresh_phantoms(r, stage.seed("reference"), p.reference)),
+    return {"reference": volumes_of(train, r) if own else (e.x for e, _ in fresh_phantoms(r, stage.seed("reference"), p.reference)),
             "floor": volumes_of(fresh, r), "reconstruction": (reconstruct(stage, cache, vae, e) for e in fresh), "synthetic": volumes_of(made_of(stage.run, fresh), r),
             **({"other institution": volumes_of(sets["other"], r)} if "other" in sets else {}), "untrained": untrained_exams(stage, model, fresh[:p.untrained])}
 
@@ -191,12 +191,11 @@ def training_sets(stage: Stage) -> dict[str, tuple[list, list, list]]:
 
 def unseen_sets(stage: Stage) -> dict[str, tuple[list, list, list]]:
     "What the classifiers are tested on, by institution."
-    own, shape = stage.cohort_parameters.source is not None, stage.recipe.classifier.shape
-    if own:
+    if stage.cohort_parameters.source is not None:
         test = cohorts_of(stage.run)["fresh"]
         return {"own test part": labelled(((e, e.label) for e in test), stage.recipe)}
     def of(institution):
-        pairs = [(to_shape(x, shape), y) for x, y in fresh_phantoms(stage.recipe, stage.seed("test"), stage.parameters.test, institution)]
+        pairs = [(classifier_input(e, stage.recipe.classifier), y) for e, y in fresh_phantoms(stage.recipe, stage.seed("test"), stage.parameters.test, institution)]
         return [x for x, _ in pairs], [y for _, y in pairs], [str(i) for i in range(len(pairs))]
     return {"institution 1": of(1), "institution 2": of(2)}
 
