@@ -330,14 +330,14 @@ def write_tables(found: Mapping, folder: Path) -> None:
         with atomic_path(folder / f"{name}.csv") as path: pd.DataFrame(found[name]).to_csv(path, index=False)
 
 # %% ../nbs/31_adapt.ipynb #1fefbf4e
-def plan_study(run: Run, recipe: Recipe, study: Mapping, cores: int, gpus: int = 0) -> dict:
-    "What the engine is told of a study; `gpus`: slots of each training, for profiles that have them."
+def plan_study(run: Run, recipe: Recipe, study: Mapping, cores: int) -> dict:
+    "What the engine is told of a study."
     p, notebooks = AdaptParameters.model_validate(study["adapt"]), find_notebooks()
     content = {k: sha256(Path(v) / "cohort.csv") for k in ("here", "there", "synthetic") if (v := getattr(p, k))}
     cell = lambda notebook, folder, after, threads, parameters, **more: {"executed": f"{folder}{notebook}", "after": after, "threads": threads, "tracked": {"parameters": parameters, "notebook": source_sha(notebooks / notebook), **more}}
     settings = recipe.hash(("sequences", "grid", "label_rule", "classifier"))
     data = p.model_dump(mode="json", exclude={"trials", "draws", "fractions"})
-    runs = {name: cell("adapt_run.ipynb", f"cells/{name}/", ["ready", *([t.start] if t.start else [])], 1, {"name": name}, recipe=settings, seed=p.seed) | ({"resources": {"gpu": gpus}} if gpus else {}) for name, t in trainings(p).items()}
+    runs = {name: cell("adapt_run.ipynb", f"cells/{name}/", ["ready", *([t.start] if t.start else [])], 1, {"name": name}, recipe=settings, seed=p.seed) for name, t in trainings(p).items()}
     table = cell("adapt_table.ipynb" if p.study == "adapt" else "augment_table.ipynb", "", list(runs), cores, {}, draws=p.draws, runs=list(runs))
     return {"notebooks": str(notebooks.resolve()), "cells": {"ready": cell("adapt_ready.ipynb", "", [], cores, {}, asked=data, recipe=settings, **content), **runs, "table": table}, "page": {}}
 
@@ -353,7 +353,7 @@ def run_study(run: Run | str | Path, recipe: Recipe | None = None, parameters: M
     if "adapt" not in before: raise CcellaError(f"{run.folder} holds a run of another kind, not a study of classifiers; name another folder")
     recipe = recipe or (run.recipe() if begun else load_recipe("adapt"))
     study = before | {"adapt": adapt_parameters(parameters or {}, before["adapt"]).model_dump(mode="json")}
-    told = plan_study(run, recipe, study, cores, int(device.startswith("cuda")))      # refused before anything is written
+    told = plan_study(run, recipe, study, cores)      # refused before anything is written
     lock = hold(run.folder / "logs" / "engine.lock")
     try:
         recipe.dump(run.folder / "recipe.yaml")

@@ -238,7 +238,7 @@ FromScratch = Annotated[bool, typer.Option("--from-scratch", help="Train from ra
 ShowReports = Annotated[bool | None, typer.Option(show_default="no", help="Put report text of real exams on pages and in notebooks (that of phantoms is always there).")]
 Cores = Annotated[int | None, typer.Option(min=1, show_default="all", help="Processor cores to use.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: CUDA where there is one.")]
-Profile = Annotated[str, typer.Option(help="Where stages run: local, slurm, or a folder of Snakemake's.")]
+Profile = Annotated[str, typer.Option(help="Where stages run: local, gpu (one at a time on this machine's), slurm, or a folder of Snakemake's.")]
 
 
 def settings_of(given: Iterable[str]) -> dict[str, object]:
