@@ -16,19 +16,19 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from pydantic import Field, ValidationError
+from pydantic import Field
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from .appraisal import brief, features_of, set_distance, volumes_of
 from .classify import scores
-from .cohort import Cohort, label_for
+from .cohort import label_for
 from .core import CcellaError, atomic_path, read_json, sha256, write_json
 from .features import load_feature_network, on_slices
 from .latents import LatentCache, encode_cohort, load_vae
 from .ldm import LatentDiffusion, count_parameters
 from .metrics import fid, kid
-from .recipe import TRAINING, Config, Recipe, load_recipe
+from .recipe import TRAINING, Config, Recipe, load_recipe, validated
 from .show import COLOURS, new_figure, styled
 from .stages import cohorts_of, make_cohorts, start_of, text_states
 from .stats import mean_of_runs
@@ -77,10 +77,7 @@ class AblationParameters(Config):
 
 def parameters_of(given: Mapping, before: Mapping) -> AblationParameters:
     "The parameters, validated; what is not given stays as it was. CcellaError for an unknown name or row, or a value out of range."
-    try: made = AblationParameters.model_validate({**before, **given})
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise CcellaError(f"ablation, {first['loc'][0]}: {first['msg']}, found {first['input']!r}") from e
+    made = validated(AblationParameters, {**before, **given}, "ablation")
     rows_of(made.rows)
     return made
 

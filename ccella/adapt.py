@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ARMS', 'THERE', 'PRIMARY', 'AUGMENTED', 'AdaptParameters', 'adapt_parameters', 'Training', 'told', 'adaptation',
            'augmentation_runs', 'cost', 'trainings', 'lay_out', 'table_of', 'check_sets', 'fraction_rows',
-           'asked_adapt', 'make_sets', 'Picked', 'Together', 'exams_of', 'run_training', 'read_predictions', 'of_arm',
-           'analyse_adaptation', 'analyse_augmentation', 'fraction_curves', 'write_tables', 'plan_study', 'run_study']
+           'asked_adapt', 'refuse_seen', 'make_sets', 'Picked', 'Together', 'exams_of', 'run_training',
+           'read_predictions', 'of_arm', 'analyse_adaptation', 'analyse_augmentation', 'fraction_curves',
+           'write_tables', 'plan_study', 'run_study']
 
 # %% ../nbs/31_adapt.ipynb #345ce59d
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,18 +19,17 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from pydantic import Field, ValidationError
+from pydantic import Field
 from rich.console import Console
 
 from .classify import LabelledVolumes, build_classifier, check_shape, classifier_input, load_classifier, predict, save_classifier, scores, train_classifier
 from .cohort import Cohort
-from .core import CcellaError, atomic_path, read_json, sha256, write_json
+from .core import CcellaError, atomic_path, sha256, write_json
 from .phantom import write_phantoms
 from .preprocess import prepare_exam
-from .recipe import ClassifierConfig, Config, Recipe, load_recipe
+from .recipe import ClassifierConfig, Config, Recipe, load_recipe, validated
 from .sample import load_generator, requests_of
 from .show import Curve, curves
-from .stages import shipped_institutions
 from .stats import auc, average_precision, compare_runs, delong, holm, over_runs
 from .study import Run, find_notebooks, hold, refuse_other_folder, run_engine, source_sha
 
@@ -54,10 +54,7 @@ class AdaptParameters(Config):
 
 def adapt_parameters(given: Mapping, before: Mapping) -> AdaptParameters:
     "The parameters, validated; what is not given stays as it was. CcellaError for an unknown name or a value out of range."
-    try: return AdaptParameters.model_validate({**before, **given})
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise CcellaError(f"study, {'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}") from e
+    return validated(AdaptParameters, {**before, **given}, "study")
 
 
 @dataclass(frozen=True)
@@ -168,6 +165,13 @@ def asked_adapt(run: Run) -> AdaptParameters:
     return AdaptParameters.model_validate(run.study()["adapt"])
 
 
+def refuse_seen(behind: Mapping[str, Sequence] | None, tested: Iterable[str]) -> Mapping:
+    "What stands behind a generator. CcellaError where that is an institution which is tested."
+    if bad := {part: seen for part, names in (behind or {}).items() if (seen := sorted({str(i) for i in names} & {str(i) for i in tested}))}:
+        raise CcellaError("exams of the tested institution stand behind the generator (" + ", ".join(f"{part}: {', '.join(seen)}" for part, seen in bad.items()) + "): no figure for it would be fair")
+    return behind or {"generator": "not said"}
+
+
 def make_sets(run: Run, device: str = "cpu") -> dict:
     "Make or read the cohorts of a study, and lay out its sets. CcellaError for exams that cannot be studied."
     recipe, p = run.recipe(), asked_adapt(run)
@@ -186,13 +190,13 @@ def make_sets(run: Run, device: str = "cpu") -> dict:
     else:
         there = own(p.there, "there") if p.there else learning("there", p.there_exams, 2, 10 * p.seed + 8)
         parts |= {"there_train": there.subset(split="train"), "there_val": there.subset(split="val"), "there_test": there.subset(split="test") if p.there else phantoms("there_test", p.test, 2, 10 * p.seed + 9)}
-    behind = {}
+    tested = {e.institution for e in parts["there_test"]} if p.study == "adapt" else set()
     if p.synthetic: made = Cohort.read(p.synthetic)
     else:
         generator = load_generator(p.generator, device)
-        if p.generator == "shipped" and (behind := shipped_institutions(generator.recipe.changed({"train.start_from": "shipped"}))) and any(str(i) != "1" for v in behind.values() for i in v):
-            raise CcellaError(f"exams of another institution than 1 stand behind the generator ({behind}): no figure for institution 2 would be fair")
+        refuse_seen(generator.behind, tested)
         made = generator.generate(requests_of([e for name in ("here_train", "here_val") for e in parts[name]], generator.recipe), run.folder / "synthetic", p.seed, 16)
+    behind = refuse_seen(made.meta.get("behind"), tested)
     by_source = {e.extra["source_exam_id"]: e for e in made if not e.extra.get("replicate")}
     for part in ("train", "val"):
         if missing := [e.exam_id for e in parts[f"here_{part}"] if e.exam_id not in by_source]: raise CcellaError(f"{made.root}: no synthetic exam was made from {missing[0]} and {len(missing) - 1} more exams of the {part} part")

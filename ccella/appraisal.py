@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from monai.metrics import MultiScaleSSIMMetric

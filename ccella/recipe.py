@@ -20,7 +20,7 @@ from .core import CcellaError, atomic_path
 # %% auto #0
 __all__ = ['PROSTATE', 'ARCHITECTURE', 'TRAINING', 'NOT_HASHED', 'RECIPES', 'Config', 'SequenceRule', 'GridConfig', 'VaeConfig',
            'TextConfig', 'AdapterConfig', 'UnetConfig', 'ModelConfig', 'ObjectiveConfig', 'TrainConfig', 'SampleConfig',
-           'ClassifierConfig', 'Recipe', 'list_recipes', 'load_recipe']
+           'ClassifierConfig', 'Recipe', 'list_recipes', 'validated', 'load_recipe']
 
 # %% ../nbs/01_recipe.ipynb #b5ea97c2
 class Config(BaseModel):
@@ -263,7 +263,7 @@ class Recipe(Config):
         "The recipe with other settings, by dotted key or nested. CcellaError for an unknown key or a value that cannot be."
         extra = _nest(overrides)
         _check_keys(extra, Recipe, f"overrides of recipe '{self.name}'")
-        return _validated(_merge(self.model_dump(), extra), f"{self.name} with overrides")
+        return validated(Recipe, _merge(self.model_dump(), extra), f"recipe {self.name} with overrides")
 
     def dump(self, path: Path | str) -> Path:
         "Write every setting to a YAML file that `load_recipe` reads back without its parent."
@@ -322,12 +322,13 @@ def _nest(overrides: Mapping) -> dict:
     return out
 
 
-def _validated(settings: Mapping, what: str) -> Recipe:
-    try: return Recipe.model_validate(settings)
+def validated(kind: type[Config], settings: Mapping, what: str) -> Config:
+    "Settings as a `kind`. CcellaError that says what they are of, which key is wrong, and what was found."
+    try: return kind.model_validate(dict(settings))
     except ValidationError as e:
         first = e.errors()[0]
         key, found = ".".join(map(str, first["loc"])), "" if first["type"] == "value_error" else f", found {first['input']!r}"
-        raise CcellaError(f"recipe {what}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{found}") from e
+        raise CcellaError(f"{what}: {key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}{found}") from e
 
 
 def _layers(name: str | Path, base: Path | None = None, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
@@ -345,4 +346,4 @@ def load_recipe(name: str | Path, overrides: Mapping | None = None) -> Recipe:
     extra = _nest(overrides or {})
     _check_keys(extra, Recipe, f"overrides of recipe '{name}'")
     merged = functools.reduce(_merge, [own for _, own in layers] + [extra], Recipe().model_dump())
-    return _validated({**merged, "parent": layers[-1][1].get("parent")}, f"{layers[-1][0]}{' with overrides' if extra else ''}")
+    return validated(Recipe, {**merged, "parent": layers[-1][1].get("parent")}, f"recipe {layers[-1][0]}{' with overrides' if extra else ''}")

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULERS', 'LIMITS', 'build_scheduler', 'sample', 'Request', 'requests_of', 'requests_of_reports', 'condition',
-           'fingerprint', 'generate_exams', 'ExamGenerator', 'device_of', 'load_generator']
+           'fingerprint', 'generate_exams', 'shipped_institutions', 'institutions_behind', 'ExamGenerator', 'device_of',
+           'load_generator']
 
 # %% ../nbs/18_sample.ipynb #7097c68b
 import functools
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from .cohort import Cohort, Exam, problem
 from .core import CcellaError, generator, read_json, seed_for
+from .latents import SHIPPED as SHIPPED_VAE
 from .latents import Vae, decode_exam, load_vae
 from .layouts import read_volume, write_cohort, write_exam
 from .ldm import SHIPPED, Conditioning, LatentDiffusion, load_model, without_report
@@ -31,6 +33,7 @@ from .loss import flow_times
 from .phantom import FIELD_OF_VIEW_MM
 from .preprocess import restore
 from .recipe import ObjectiveConfig, Recipe, SampleConfig
+from .reports import SHIPPED as SHIPPED_TEXT
 from .reports import TextEncoder, collate, load_text_encoder
 
 # %% ../nbs/18_sample.ipynb #9d7215e9
@@ -184,8 +187,8 @@ def _row(request: Request, seed: int, logits: Tensor | None, files: dict) -> dic
 
 
 def generate_exams(model: LatentDiffusion, vae: Vae, states: Callable[[str], Tensor] | None, requests: Sequence[Request], recipe: Recipe, out: str | Path,
-                   limits: Mapping[str, tuple[float, float]], seed: int = 0, device: str = "cpu", batch: int = 8, progress: bool = False) -> Cohort:
-    "Write a synthetic exam per request into the cohort folder `out`, and give the cohort; the same call again continues."
+                   limits: Mapping[str, tuple[float, float]], seed: int = 0, device: str = "cpu", batch: int = 8, progress: bool = False, behind: Mapping[str, Sequence] | None = None) -> Cohort:
+    "Write a synthetic exam per request into the cohort folder `out`, and give the cohort; the same call again continues. `behind`: the institutions whose exams stand behind the model, written into cohort.json."
     out, names = Path(out), [s.name for s in recipe.sequences]
     made_by = {"model": fingerprint(model), "vae": vae.fingerprint()[:16], "seed": seed, "sample": recipe.sample.model_dump(mode="json")}
     rows, model = _begun(out, made_by), model.eval().to(device)
@@ -202,7 +205,7 @@ def generate_exams(model: LatentDiffusion, vae: Vae, states: Callable[[str], Ten
             affine = nib.affines.from_matvec(np.diag(request.spacing_mm), -centre * request.spacing_mm)
             files = write_exam(out, request.ids(seed)[0], volumes, affine, report=request.text or None)
             rows[files["exam_id"]] = _row(request, seed, None if logits is None else logits[i], files)
-        cohort = write_cohort(out, list(rows.values()), recipe.label_rule, names, made_by=made_by, limits={k: list(limits[k]) for k in names})
+        cohort = write_cohort(out, list(rows.values()), recipe.label_rule, names, made_by=made_by, limits={k: list(limits[k]) for k in names}, **({"behind": dict(behind)} if behind else {}))
         bar.update(len(part))
     bar.close()
     return cohort or Cohort.read(out)
@@ -211,9 +214,31 @@ def generate_exams(model: LatentDiffusion, vae: Vae, states: Callable[[str], Ten
 LIMITS = "limits.json"
 
 
+def shipped_institutions(recipe: Recipe) -> dict[str, list[int]]:
+    "Phantom institutions behind the shipped parts that a recipe loads, from their cards. CcellaError for a card that does not say."
+    used = {"vae": (recipe.vae.weights, SHIPPED_VAE / "config.json"), "text": (recipe.model.text and recipe.text.encoder, SHIPPED_TEXT / "about.json"),
+            "generator": (recipe.train.start_from, SHIPPED / "provenance.json")}
+    found = {}
+    for part, (where, card) in used.items():
+        if where == "shipped":
+            said = read_json(card)
+            said = said.get("provenance", said)
+            if not (named := said.get("institutions", said.get("institution"))):
+                raise CcellaError(f"{card}: does not say which institutions' phantoms the shipped {part} saw; it cannot be used in a study")
+            found[part] = list(named) if isinstance(named, list) else [named]
+    return found
+
+
+def institutions_behind(folder: Path, recipe: Recipe) -> dict[str, list] | None:
+    "Institutions whose exams the model in `folder` and the parts that its recipe loads have seen, from their cards; None where the model's says nothing."
+    said = read_json(folder / "provenance.json") if (folder / "provenance.json").is_file() else {}
+    if isinstance(named := said.get("institutions"), dict): return named
+    return shipped_institutions(recipe) | {"generator": [said["institution"]]} if "institution" in said else None
+
+
 @dataclass(frozen=True)
 class ExamGenerator:
-    "A model with all that makes exams of it; `spacing_mm` is the usual one, None where nothing says it."
+    "A model with all that makes exams of it; `spacing_mm` is the usual one and `behind` the institutions whose exams stand behind it, None where nothing says so."
     model: LatentDiffusion
     recipe: Recipe
     vae: Vae
@@ -221,6 +246,7 @@ class ExamGenerator:
     limits: dict[str, tuple[float, float]]
     spacing_mm: tuple[float, float, float] | None = None
     device: str = "cpu"
+    behind: dict[str, list] | None = None
 
     @functools.cached_property
     def states(self) -> Callable[[str], Tensor] | None:
@@ -230,7 +256,7 @@ class ExamGenerator:
 
     def generate(self, requests: Sequence[Request], out: str | Path, seed: int = 0, batch: int = 8, progress: bool = False) -> Cohort:
         "Write a synthetic exam per request into `out` (`generate_exams`)."
-        return generate_exams(self.model, self.vae, self.states, requests, self.recipe, out, self.limits, seed, self.device, batch, progress)
+        return generate_exams(self.model, self.vae, self.states, requests, self.recipe, out, self.limits, seed, self.device, batch, progress, self.behind)
 
 
 def device_of(name: str = "auto") -> str:
@@ -259,4 +285,4 @@ def load_generator(folder: str | Path = "shipped", device: str = "auto", **sampl
     known = read_json(folder / "provenance.json").get("spacing_mm") if (folder / "provenance.json").is_file() else None
     usual = recipe.grid.spacing_mm or known or (np.divide(FIELD_OF_VIEW_MM, recipe.grid.shape).tolist() if shipped else None)
     encoder = load_text_encoder(recipe.text.encoder, device) if recipe.model.text else None
-    return ExamGenerator(model.to(device), recipe, load_vae(recipe.vae.weights, recipe.vae, device), encoder, limits, usual and tuple(usual), device)
+    return ExamGenerator(model.to(device), recipe, load_vae(recipe.vae.weights, recipe.vae, device), encoder, limits, usual and tuple(usual), device, institutions_behind(folder, recipe))

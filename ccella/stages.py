@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['phantoms', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort_metrics', 'told', 'lesion_slice', 'shown', 'pick',
            'may_tell', 'exams_picture', 'text_states', 'encode', 'reconstruct', 'psnr', 'encode_metrics',
-           'reconstruction_picture', 'model_folder', 'shipped_institutions', 'assert_one_institution', 'start_of',
-           'train_model', 'loss_picture', 'generate', 'beside', 'generate_metrics']
+           'reconstruction_picture', 'model_folder', 'assert_one_institution', 'start_of', 'train_model',
+           'loss_picture', 'generate', 'beside', 'generate_metrics']
 
 # %% ../nbs/27_stages.ipynb #033032a9
 import shutil
@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 
 from .cohort import Cohort, Exam
 from .core import CcellaError, read_json, sha256, write_json
-from .latents import SHIPPED as SHIPPED_VAE
 from .latents import LatentCache, Vae, decode_exam, encode_cohort, load_vae
 from .layouts import read_truth
 from .ldm import SHIPPED as SHIPPED_GENERATOR
@@ -31,9 +30,8 @@ from .phantom import write_phantoms
 from .preprocess import intensity_table, prepare_exam, resample
 from .reading import read_report
 from .recipe import Recipe
-from .reports import SHIPPED as SHIPPED_TEXT
 from .reports import TextCache, load_text_encoder
-from .sample import LIMITS, fingerprint, generate_exams, requests_of
+from .sample import LIMITS, fingerprint, generate_exams, institutions_behind, requests_of, shipped_institutions
 from .show import Curve, Shown, curves, montage
 from .study import Run, Stage
 from .train import ExamSet, held_out_loss, read_log, training
@@ -198,21 +196,6 @@ def model_folder(run: Run, of: Mapping) -> Path:
     return run.model
 
 
-def shipped_institutions(recipe: Recipe) -> dict[str, list[int]]:
-    "Phantom institutions behind the shipped parts that a recipe loads, from their cards."
-    used = {"vae": (recipe.vae.weights, SHIPPED_VAE / "config.json"), "text": (recipe.model.text and recipe.text.encoder, SHIPPED_TEXT / "about.json"),
-            "generator": (recipe.train.start_from, SHIPPED_GENERATOR / "provenance.json")}
-    found = {}
-    for part, (where, card) in used.items():
-        if where == "shipped":
-            said = read_json(card)
-            said = said.get("provenance", said)
-            if not (named := said.get("institutions", said.get("institution"))):
-                raise CcellaError(f"{card}: does not say which institutions' phantoms the shipped {part} saw; it cannot be used in a study")
-            found[part] = list(named) if isinstance(named, list) else [named]
-    return found
-
-
 def assert_one_institution(recipe: Recipe, train: Cohort) -> dict:
     "Raise CcellaError when a phantom of institution 2 stands behind the training or a part that it loads; else say what does."
     behind = shipped_institutions(recipe) | {"train": sorted(set(train.table.institution))}
@@ -281,7 +264,7 @@ def generate(stage: Stage) -> Cohort:
     every = {e.exam_id: e for name in ("cohort", "fresh") for e in sets[name]}       # one's own test exams are in both
     requests = requests_of(every.values(), r, p.replicates)
     limits = {k: tuple(v) for k, v in read_json(run.model / LIMITS).items()}
-    return generate_exams(model, vae, texts and texts.read, requests, r, run.synthetic, limits, p.seed, stage.device, p.batch)
+    return generate_exams(model, vae, texts and texts.read, requests, r, run.synthetic, limits, p.seed, stage.device, p.batch, behind=institutions_behind(run.model, r))
 
 
 def beside(run: Run, recipe: Recipe, n: int = 4) -> Figure:

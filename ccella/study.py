@@ -23,11 +23,11 @@ from pathlib import Path
 
 import torch
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 from rich.console import Console
 
 from .core import CcellaError, atomic_path, provenance, read_json, sha256, write_json
-from .recipe import TRAINING, Config, Recipe, load_recipe
+from .recipe import TRAINING, Config, Recipe, load_recipe, validated
 
 # %% ../nbs/26_study.ipynb #923cd2e5
 class CohortParameters(Config):
@@ -102,11 +102,7 @@ def checked(name: str, given: Mapping) -> Config:
     kind = STAGES[name].parameters
     if unknown := sorted(set(given) - set(kind.model_fields)):
         raise CcellaError(f"stage {name}: unknown parameter '{unknown[0]}'; known: {', '.join((*COMMON, *kind.model_fields))}")
-    try:
-        return kind.model_validate(dict(given))
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise CcellaError(f"stage {name}, {first['loc'][0]}: {first['msg']}, found {first['input']!r}") from e
+    return validated(kind, given, f"stage {name}")
 
 # %% ../nbs/26_study.ipynb #640dc9cd
 @dataclass(frozen=True)
