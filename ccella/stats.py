@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'binary', 'auc', 'average_precision', 'ceiling_auc', 'wilson', 'patient_draws', 'bootstrap', 'subsample',
-           'mean_of_runs', 'Difference', 'over_runs', 'compare_runs', 'delong', 'holm']
+           'mean_of_runs', 'Difference', 'Redrawn', 'delong', 'holm']
 
 # %% ../nbs/19_stats.ipynb #cf9fd0cc
 from collections.abc import Callable, Sequence
@@ -162,43 +162,40 @@ def _runs(labels, scores, what: str) -> tuple[np.ndarray, np.ndarray]:
     return binary(labels, s[0])[0], np.stack([binary(labels, row)[1] for row in s])
 
 
-def over_runs(labels, scores, statistic: Callable = average_precision, patients=None, draws: int = 10_000, level: float = 0.95, seed: int = 0) -> Estimate:
-    """Mean of `statistic(labels, scores)` over trainings, its interval over trainings and patients drawn together; n counts exams.
+class Redrawn:
+    """A statistic of every training on the same redrawn patients; means and differences of any trainings are read from it.
 
-    `scores`: (trainings, exams). ValueError as in `binary`."""
-    y, s = _runs(labels, scores, "scores")
-    values, whole = _drawn(y, [s], statistic, patients, draws, seed)
-    low, high = np.quantile(values[0], [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(whole[0], float(low), float(high), len(y))
+    `scores`: (trainings, exams). A draw takes patients with replacement, within their class and with all their exams, and numbers of trainings: two methods are compared training by training. ValueError as in `binary`."""
 
+    def __init__(self, labels, scores, statistic: Callable = average_precision, patients=None, draws: int = 10_000, seed: int = 0):
+        y, s = _runs(labels, scores, "scores")
+        rng, drawn, picked = np.random.default_rng([seed, 1]), [], []
+        self.n, self.whole = len(y), np.array([statistic(y, row) for row in s])
+        for i in patient_draws(y, patients, draws, seed):
+            numbers, part = rng.random(len(s)), y[i]
+            try: drawn.append([statistic(part, row[i]) for row in s])
+            except ValueError: continue                                   # not defined on this draw: a class is lost
+            picked.append(numbers)
+        if not drawn: raise ValueError(f"the statistic is not defined on any of {draws} draws of {len(y)} exams")
+        self.drawn, self.picked = np.array(drawn), np.array(picked)
 
-def _drawn(y, arms, statistic, patients, draws, seed) -> tuple[list[np.ndarray], list[float]]:
-    "Draws of each arm's mean over trainings, the same patients and the same trainings' numbers in each; draws on which the statistic is not defined are left out."
-    rng, out = np.random.default_rng([seed, 1]), []
-    for i in patient_draws(y, patients, draws, seed):
-        part, picked = y[i], rng.random(max(len(s) for s in arms))
-        try:
-            row = []
-            for s in arms:
-                which, times = np.unique((picked[:len(s)] * len(s)).astype(int), return_counts=True)
-                row.append(np.dot(times, [statistic(part, s[k][i]) for k in which]) / times.sum())
-        except ValueError: continue                                   # not defined on this draw: a class is lost
-        out.append(row)
-    if not out: raise ValueError(f"the statistic is not defined on any of {draws} draws of {len(y)} exams")
-    return list(np.array(out).T), [float(np.mean([statistic(y, row) for row in s])) for s in arms]
+    def means(self, runs: Sequence[int]) -> np.ndarray:
+        "Mean over the trainings drawn of `runs`, in each draw."
+        which = (self.picked[:, :len(runs)] * len(runs)).astype(int)
+        return np.take_along_axis(self.drawn[:, list(runs)], which, 1).mean(1)
 
+    def estimate(self, runs: Sequence[int], level: float = 0.95) -> Estimate:
+        "Mean over some trainings, with its interval; n counts exams."
+        low, high = np.quantile(self.means(runs), [(1 - level) / 2, (1 + level) / 2])
+        return Estimate(float(self.whole[list(runs)].mean()), float(low), float(high), self.n)
 
-def compare_runs(labels, a, b, statistic: Callable = average_precision, patients=None, draws: int = 10_000, level: float = 0.95, seed: int = 0) -> Difference:
-    """Method a less method b on the same exams, each the mean over its trainings; training k of one belongs to training k of the other.
-
-    `a`, `b`: (trainings, exams). ValueError where the numbers of trainings differ, and as in `binary`."""
-    (y, a), (_, b) = _runs(labels, a, "a"), _runs(labels, b, "b")
-    if len(a) != len(b): raise ValueError(f"trainings are compared in pairs: found {len(a)} and {len(b)}")
-    (of_a, of_b), (mean_a, mean_b) = _drawn(y, [a, b], statistic, patients, draws, seed)
-    d = of_a - of_b
-    low, high = np.quantile(d, [(1 - level) / 2, (1 + level) / 2])
-    p = min(1.0, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (1 + len(d)))
-    return Difference(mean_a - mean_b, float(low), float(high), float(p), float((norm.ppf(0.975) + norm.ppf(0.8)) * d.std(ddof=1)), len(y))
+    def difference(self, a: Sequence[int], b: Sequence[int], level: float = 0.95) -> Difference:
+        "Mean over trainings `a` less that over `b`, training by training. ValueError where their numbers differ."
+        if len(a) != len(b): raise ValueError(f"trainings are compared in pairs: found {len(a)} and {len(b)}")
+        d = self.means(a) - self.means(b)
+        low, high = np.quantile(d, [(1 - level) / 2, (1 + level) / 2])
+        p = min(1.0, 2 * (1 + min((d <= 0).sum(), (d >= 0).sum())) / (1 + len(d)))
+        return Difference(float(self.whole[list(a)].mean() - self.whole[list(b)].mean()), float(low), float(high), float(p), float((norm.ppf(0.975) + norm.ppf(0.8)) * d.std(ddof=1)), self.n)
 
 
 def delong(labels, a, b) -> Difference:
