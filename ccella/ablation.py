@@ -10,6 +10,7 @@ __all__ = ['BASE', 'VARIANTS', 'DIFFERS', 'OPTIONS', 'FEATURES', 'variant', 'row
 
 # %% ../nbs/30_ablation.ipynb #7d7d26cc
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -118,8 +119,11 @@ def networks(device: str = "cpu") -> list:
 
 def tables_of(volumes, names: Sequence[str], device: str = "cpu") -> dict[str, torch.Tensor]:
     "Features of some exams by every network: (exams, 1 or slices, d) by `network, sequence[, plane]`."
-    volumes = list(volumes)
-    return {f"{n.name}, {key}": torch.stack(table) for n in networks(device) for key, table in features_of(n, iter(volumes), names, device).items()}
+    found, volumes, used = {}, iter(volumes), networks(device)
+    while part := list(islice(volumes, 16)):                                    # one part in memory at a time, for all networks
+        for n in used:
+            for key, table in features_of(n, part, names, device).items(): found.setdefault(f"{n.name}, {key}", []).extend(table)
+    return {k: torch.stack(table) for k, table in found.items()}
 
 
 def distances_of(real: Mapping[str, torch.Tensor], made: Mapping[str, torch.Tensor], draws: int) -> dict[str, dict[str, dict]]:

@@ -71,7 +71,7 @@ class Training:
     fraction: float = 1.0                            # of the set `learn`; 0 stands for the pretraining itself
     start: str | None = None
 
-
+# %% ../nbs/31_adapt.ipynb #f9e9813b
 ARMS = ("scratch", "real", "synthetic")
 THERE = (("there_train", "label"),)
 PRIMARY = "bpMRI"                                    # the group of the primary family: synthetic against real pretraining, AP, every fraction
@@ -144,7 +144,7 @@ def check_sets(tables: Mapping[str, pd.DataFrame], p: AdaptParameters) -> None:
         labels = tables[name][column]
         if bad := [v for v in labels.dropna().unique().tolist() if v not in (0, 1)]: raise CcellaError(f"{name}: labels must be 0 or 1, found {bad[0]:g} in column {column}")
         if labels.isna().any(): raise CcellaError(f"{name}: {int(labels.isna().sum())} of {len(labels)} exams have no {column}; leave them out of the cohort, or name another label rule")
-        if labels.nunique() < 2 and not name.endswith("_val"): raise CcellaError(f"{name}: all {len(labels)} exams are of class {labels.iloc[0]:g} ({column}), expected both classes")
+        if labels.nunique() < 2: raise CcellaError(f"{name}: all {len(labels)} exams are of class {labels.iloc[0]:g} ({column}), expected both classes")
     for t in used:
         test = set(tables[t.test].patient_id)
         for name in {n for n, _ in (*t.learn, t.validate)}:
@@ -159,7 +159,7 @@ def fraction_rows(table: pd.DataFrame, fraction: float, seed: int) -> np.ndarray
     cohort = Cohort.from_rows("a part", [{"exam_id": r.exam_id, "patient_id": r.patient_id, "axt2": "a.nii.gz", "label": int(r.label)} for r in table.itertuples()], sequences=("axt2",))
     return table.exam_id.isin(set(cohort.partition(fraction, seed).table.exam_id)).to_numpy()
 
-
+# %% ../nbs/31_adapt.ipynb #c4c8ce68
 def asked_adapt(run: Run) -> AdaptParameters:
     "What a study's folder was asked for."
     return AdaptParameters.model_validate(run.study()["adapt"])
@@ -244,15 +244,14 @@ def exams_of(run: Run, t: Training, what: Sequence[tuple[str, str]], fraction: f
         labels += table[column].iloc[rows].astype(int).tolist(); ids += table.exam_id.iloc[rows].tolist()
     return LabelledVolumes(Together(volumes), labels, ids)
 
-
+# %% ../nbs/31_adapt.ipynb #58eadbdf
 def run_training(run: Run, name: str, device: str = "cpu") -> dict:
     "Train and test one run of a study; its model and predictions lie in `cells/NAME`."
     t, recipe = trainings(asked_adapt(run))[name], run.recipe()
     config = recipe.classifier.model_copy(update={"epochs": recipe.classifier.target_epochs} if t.learn == THERE else {})
     folder = run.folder / "cells" / name
     train = exams_of(run, t, t.learn, t.fraction or 1.0)
-    val_labels = table_of(run, t.validate[0])[t.validate[1]]
-    validation = exams_of(run, t, [t.validate]) if val_labels.nunique() == 2 else None
+    validation = exams_of(run, t, [t.validate])
     model = load_classifier(run.folder / "cells" / t.start / "model", t.sequences)[0] if t.start else build_classifier(config, len(t.sequences), t.trial)
     *_, last = train_classifier(model, train, validation, config, t.trial, device, finetune=t.start is not None)
     save_classifier(model, folder / "model", config, t.sequences, run=name)
@@ -285,7 +284,7 @@ def of_arm(p: AdaptParameters, group: str, arm: str, fraction: float | None = No
     "Names of an arm's runs, by trial."
     return [t.name for t in trainings(p).values() if (t.group, t.arm) == (group, arm) and (fraction is None or t.fraction == fraction)]
 
-
+# %% ../nbs/31_adapt.ipynb #c7bcd188
 METRICS = {"AP": average_precision, "AUC": auc}
 
 
@@ -326,7 +325,7 @@ def analyse_augmentation(run: Run) -> dict:
             if arm != "real": pairs += [{"a": f"{group} {arm}", "b": f"{group} real", "metric": metric, **r.difference(runs, of(group, "real")).to_dict()} for metric, r in redrawn.items()]
     return {"cells": cells, "pairs": pairs, "test": {"exams": len(table), "positive": int(y.sum()), "prevalence": float(y.mean())}}
 
-
+# %% ../nbs/31_adapt.ipynb #ca5e7e54
 def fraction_curves(found: Mapping, metric: str, group: str | None = None, arm: str | None = None) -> Figure:
     "A metric against the fraction of institution 2's exams, with intervals: a line per arm of a `group` (the paper's figures 2 and 3), or a line per group of an `arm` (its figure 5). Places on the axis are even, since the fractions double."
     cells = [c for c in found["cells"] if c["metric"] == metric and group in (None, c["group"]) and arm in (None, c["arm"])]
