@@ -166,9 +166,9 @@ def asked_adapt(run: Run) -> AdaptParameters:
 
 
 def refuse_seen(behind: Mapping[str, Sequence] | None, tested: Iterable[str]) -> Mapping:
-    "What stands behind a generator. CcellaError where that is an institution which is tested."
-    if bad := {part: seen for part, names in (behind or {}).items() if (seen := sorted({str(i) for i in names} & {str(i) for i in tested}))}:
-        raise CcellaError("exams of the tested institution stand behind the generator (" + ", ".join(f"{part}: {', '.join(seen)}" for part, seen in bad.items()) + "): no figure for it would be fair")
+    "What stands behind a part. CcellaError where that is an institution which is tested; one without a name is not known to be."
+    if bad := {part: seen for part, names in (behind or {}).items() if (seen := sorted({str(i) for i in names} & {str(i) for i in tested if i}))}:
+        raise CcellaError("exams of the tested institution stand behind what would be trained (" + ", ".join(f"{part}: {', '.join(seen)}" for part, seen in bad.items()) + "): no figure for it would be fair")
     return behind or {"generator": "not said"}
 
 
@@ -191,6 +191,7 @@ def make_sets(run: Run, device: str = "cpu") -> dict:
         there = own(p.there, "there") if p.there else learning("there", p.there_exams, 2, 10 * p.seed + 8)
         parts |= {"there_train": there.subset(split="train"), "there_val": there.subset(split="val"), "there_test": there.subset(split="test") if p.there else phantoms("there_test", p.test, 2, 10 * p.seed + 9)}
     tested = {e.institution for e in parts["there_test"]} if p.study == "adapt" else set()
+    refuse_seen({"institution 1": {e.institution for e in parts["here_train"]}}, tested)
     if p.synthetic: made = Cohort.read(p.synthetic)
     else:
         generator = load_generator(p.generator, device)
