@@ -86,7 +86,7 @@ def test_wrong_use_ends_with_2_and_writes_nothing(arguments, tmp_path, monkeypat
 
 
 def test_an_unexpected_error_is_one_line_without_values(tmp_path, monkeypatch):
-    from ccella import phantom
+    from ccella.organs.prostate import phantom
 
     def broken(*_, **__):
         raise KeyError(f"{MARKER} in the report")
@@ -110,8 +110,8 @@ def test_check_and_describe(cohort, tmp_path):
     assert checked.code == 0 and "16×16×8: 24" in checked.out and "nothing wrong" in checked.out and checked.err == ""
     described = ccella("describe", cohort, cohort, "--csv", tmp_path / "table.csv")
     assert described.code == 0 and described.out.count("9.4 / 281 / 853") == 6
-    from ccella.cohort import Cohort
-    from ccella.layouts import read_volume
+    from ccella.exams.cohort import Cohort
+    from ccella.exams.layouts import read_volume
 
     train = [read_volume(e.files["adc"]).array for e in Cohort.read(cohort).subset(split="train")]
     import pandas as pd
@@ -131,8 +131,8 @@ def test_recipes_are_listed_and_written_out(tmp_path):
 
 
 def test_one_exam_from_one_report(generator, report, monkeypatch):
-    from ccella.cohort import Cohort
-    from ccella.layouts import read_volume
+    from ccella.exams.cohort import Cohort
+    from ccella.exams.layouts import read_volume
 
     monkeypatch.chdir(generator.parents[1])  # runs/mine from here
     out = report.parent / "exam"
@@ -159,8 +159,8 @@ def test_one_exam_from_one_report(generator, report, monkeypatch):
 
 
 def test_several_per_report_and_a_spacing_of_ones_own(generator, report):
-    from ccella.cohort import Cohort
-    from ccella.layouts import read_volume
+    from ccella.exams.cohort import Cohort
+    from ccella.exams.layouts import read_volume
 
     made = ccella("generate", "--run", generator / "model", "--report", report, "--per-report", 3, "--spacing", 2, 2, 6, "--out", report.parent / "three", "--device", "cpu")
     assert made.code == 0, made
@@ -171,7 +171,7 @@ def test_several_per_report_and_a_spacing_of_ones_own(generator, report):
 
 
 def test_one_exam_per_exam_of_a_cohort(generator, cohort, tmp_path):
-    from ccella.cohort import Cohort
+    from ccella.exams.cohort import Cohort
 
     made = ccella("generate", "--run", generator, "--cohort", cohort, "--split", "val", "--out", tmp_path / "synthetic", "--device", "cpu")
     assert made.code == 0 and MARKER not in made.out + made.err
@@ -185,7 +185,7 @@ def test_one_exam_per_exam_of_a_cohort(generator, cohort, tmp_path):
 @pytest.fixture()
 def engine(monkeypatch):
     """The engine's place taken by a note of what it was asked for."""
-    from ccella import study
+    from ccella.studies import study
 
     asked = []
     monkeypatch.setattr(study, "execute", lambda run, recipe=None, targets=None, parameters=None, cores=None, device="cpu", profile="local", show_reports=None, console=None:

@@ -11,7 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 INI = configparser.ConfigParser(delimiters=["="], interpolation=None)
 INI.read(ROOT / "settings.ini", encoding="utf-8")
-TOLD = {p.stem: int(m[1]) for p in sorted((ROOT / "ccella").glob("*.py")) if (m := re.search(r"File to edit: \.\./nbs/(\d+)_", p.read_text(encoding="utf-8")))}
+LIB = ROOT / "ccella"
+EDITED = re.compile(r"File to edit: (?:\.\./)+nbs/(?P<notebook>\d_\S+)\.ipynb")
+TOLD = {".".join(p.relative_to(LIB).with_suffix("").parts): m["notebook"] for p in sorted(LIB.rglob("*.py")) if (m := EDITED.search(p.read_text(encoding="utf-8")))}
+room = lambda module: int(TOLD[module].rpartition("/")[2].partition("_")[0])
+path_of = lambda module: LIB / (module.replace(".", "/") + ".py")
 PACKAGES = packages_distributions()
 plain = lambda name: re.sub(r"[-_.]+", "-", name).lower()
 
@@ -24,22 +28,34 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.names[0].name != "*", f"{path.name}: from {node.module} import *"
-            module = ".".join(["ccella"] * node.level + [node.module] * bool(node.module))
-            names |= {f"ccella.{alias.name}" for alias in node.names} if module == "ccella" else {module}
+            here = ["ccella", *path.relative_to(LIB).parts[:-1]]
+            module = ".".join(here[:len(here) - node.level + 1] * bool(node.level) + [node.module] * bool(node.module))
+            names |= {full if (full := f"{module}.{alias.name}").removeprefix("ccella.") in TOLD else module for alias in node.names}
     return names
 
 
 @pytest.mark.parametrize("module", TOLD)
 def test_a_module_knows_only_what_was_told_before_it(module):
-    mine = {name.split(".")[1] for name in imports(ROOT / "ccella" / f"{module}.py") if name.startswith("ccella.")}
-    later = {name for name in mine - {"__version__"} if TOLD.get(name, 99) > TOLD[module]}
+    mine = {name.removeprefix("ccella.") for name in imports(path_of(module)) if name.startswith("ccella.")}
+    assert mine <= TOLD.keys(), f"{module} imports {', '.join(sorted(mine - TOLD.keys()))}, of no notebook"
+    later = {name for name in mine if room(name) >= room(module)}
     assert not later, f"{module} imports {', '.join(sorted(later))}, told after it"
+
+
+def test_every_module_is_told_in_a_room_of_its_floor():
+    """The folder's digit is the floor, the notebook's first digit too; organs have the same rooms and do not know each other."""
+    assert len(TOLD) == len([p for p in LIB.rglob("*.py") if p.name not in ("__init__.py", "_modidx.py")])
+    for module, notebook in TOLD.items():
+        assert notebook[0] == notebook.rpartition("/")[2][0], notebook
+        organ = module.split(".")[1] if module.startswith("organs.") else None
+        others = {n.split(".")[2] for n in imports(path_of(module)) if n.startswith("ccella.organs.") and n.count(".") > 2} - {organ}
+        assert not (organ and others), f"{module} knows the organs {', '.join(sorted(others))}"
 
 
 @pytest.mark.parametrize("module", TOLD)
 def test_what_a_module_imports_is_required(module):
     required = {plain(re.split(r"[<>=!~\[]", r)[0]) for key in ("requirements", "taps_requirements") for r in INI["DEFAULT"][key].split()}    # an extra's package is imported where it is used
-    for name in sorted({name.split(".")[0] for name in imports(ROOT / "ccella" / f"{module}.py")} - sys.stdlib_module_names - {"ccella"}):
+    for name in sorted({name.split(".")[0] for name in imports(path_of(module))} - sys.stdlib_module_names - {"ccella"}):
         assert {plain(d) for d in PACKAGES.get(name, [])} & required, f"{module} imports {name}: add it to requirements in settings.ini"
 
 
@@ -70,7 +86,7 @@ def test_lock_pins_every_requirement_and_names_no_host():
 
 
 def test_no_file_of_the_library_is_long():
-    lengths = {p.name: len(p.read_text(encoding="utf-8").splitlines()) for p in (ROOT / "ccella").glob("*.py") if p.name != "_modidx.py"}
+    lengths = {p.name: len(p.read_text(encoding="utf-8").splitlines()) for p in LIB.rglob("*.py") if p.name != "_modidx.py"}
     assert all(n <= 600 for n in lengths.values()), {k: n for k, n in lengths.items() if n > 600}
 
 

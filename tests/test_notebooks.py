@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
-NOTEBOOKS = sorted(NBS.glob("[0-9]*.ipynb")) + sorted((NBS / "tutorials").glob("[!._]*.ipynb"))
+NOTEBOOKS = sorted(NBS.glob("[0-9]_*/**/[0-9]*.ipynb")) + sorted((NBS / "tutorials").glob("[!._]*.ipynb"))
 LIMIT_S = 300
 RUN = """
 import sys
@@ -36,7 +36,7 @@ def test_notebook(notebook, tmp_path):
 
 def test_every_notebook_is_numbered():
     """The number says what a module may lean on (tests/test_house.py holds it to that)."""
-    assert NOTEBOOKS and all(p.name[:2].isdigit() for p in NBS.glob("*.ipynb"))
+    assert NOTEBOOKS and all(p.name[:2].isdigit() for p in NBS.glob("[0-9]_*/**/*.ipynb")) and not list(NBS.glob("*.ipynb"))
 
 
 def test_library_is_what_the_notebooks_export():

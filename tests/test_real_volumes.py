@@ -15,9 +15,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from ccella.cohort import Cohort
-from ccella.layouts import check_cohort, read_volume, write_volume
-from ccella.preprocess import prepare_exam, resample, restore, to_original, to_unit
+from ccella.exams.cohort import Cohort
+from ccella.exams.layouts import check_cohort, read_volume, write_volume
+from ccella.exams.preprocess import prepare_exam, resample, restore, to_original, to_unit
 from ccella.recipe import load_recipe
 
 MNI = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
@@ -141,7 +141,7 @@ def test_there_and_back(exam, tmp_path, capsys):
 def test_through_the_vae(exam, tmp_path, capsys):
     import torch
 
-    from ccella.latents import decode_exam, encode_exam, load_vae
+    from ccella.models.latents import decode_exam, encode_exam, load_vae
 
     prepared = prepare_exam(exam, load_recipe("phantom", RECIPE))
     vae = load_vae("shipped")

@@ -56,7 +56,7 @@ def test_wheel_holds_what_the_package_reads(wheel):
     within = {p.relative_to(ROOT).as_posix() for kind in ("recipes", "weights", "grid") for p in (PACKAGE / kind).rglob("*") if p.is_file()}
     within = {p for p in within if "/." not in p and "__pycache__" not in p}
     stages = {f"ccella/experiments/{p.name}" for p in (ROOT / "nbs" / "experiments").glob("[!._]*.ipynb")}
-    modules = {f"ccella/{p.name}" for p in PACKAGE.glob("*.py")}
+    modules = {p.relative_to(ROOT).as_posix() for p in PACKAGE.rglob("*.py")}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("ccella/")}
     assert held == within | stages | modules
 

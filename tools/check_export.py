@@ -29,7 +29,7 @@ def main() -> int:
             (new / source).parent.mkdir(parents=True, exist_ok=True)
             if MARK not in (lib / source).read_text(encoding="utf-8"):
                 shutil.copy(lib / source, new / source)
-        for notebook in cfg.nbs_path.glob("*.ipynb"):
+        for notebook in cfg.nbs_path.glob("[0-9]_*/**/*.ipynb"):
             (tmp / notebook.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(notebook, tmp / notebook.relative_to(root))
         shutil.copy(cfg.config_file, tmp)
