@@ -134,7 +134,7 @@ def check(
     """
     from ccella.exams.cohort import Cohort
     from ccella.core import CcellaError
-    from ccella.exams.layouts import check_cohort
+    from ccella.exams.volumes import check_cohort
     from ccella.recipe import load_recipe
 
     sequences = [s.name for s in load_recipe(recipe).sequences] if recipe else None
@@ -163,7 +163,7 @@ def describe(
 
     from ccella.exams.cohort import Cohort
     from ccella.core import atomic_path
-    from ccella.exams.preprocess import intensity_table
+    from ccella.exams.prepare import intensity_table
 
     found = pd.concat([intensity_table(Cohort.read(c), bar(str(c))).assign(cohort=str(c)) for c in cohorts])
     three = lambda row, before="": " / ".join(f"{row[before + k]:.4g}" for k in ("p0.5", "mean", "p99.5")) if pd.notna(row[before + "mean"]) else ""
@@ -263,7 +263,7 @@ def _execute(name: str, targets: list[str] | None, recipe, cohort, settings, fro
     from ccella.core import CcellaError
     from ccella.recipe import list_recipes, load_recipe
     from ccella.generators.sample import device_of
-    from ccella.studies.study import Run, execute, sort_settings
+    from ccella.studies.engine import Run, execute, sort_settings
 
     run = Run(run_folder(name))
     overrides, parameters = sort_settings(settings_of(settings or ()))
@@ -284,11 +284,11 @@ def _execute(name: str, targets: list[str] | None, recipe, cohort, settings, fro
 # %% ../nbs/7_cli/70_cli.ipynb #49d2959a
 def _study(name: str, study: str, recipe: str | None, cohorts: dict, settings, dry_run: bool, cores, device, profile) -> None:
     """Bring a study of classifiers up to date, or list what it would train. Cohorts that cannot be used are refused before anything is written."""
-    from ccella.studies import adapt
+    from ccella.studies import adaptation
     from ccella.exams.cohort import Cohort
     from ccella.recipe import load_recipe
     from ccella.generators.sample import device_of
-    from ccella.studies.study import Run
+    from ccella.studies.engine import Run
 
     run, given = Run(run_folder(name)), settings_of(settings or ())
     begun = (run.folder / "recipe.yaml").is_file()
@@ -297,14 +297,14 @@ def _study(name: str, study: str, recipe: str | None, cohorts: dict, settings, d
         if folder: Cohort.read(folder).check([s.name for s in base.sequences])
     parameters = {k.removeprefix("adapt."): v for k, v in given.items() if k.startswith("adapt.")} | {"study": study} | {k: str(v.resolve()) for k, v in cohorts.items() if v}
     if dry_run:
-        asked = adapt.adapt_parameters(parameters, run.study().get("adapt", {}) if (run.folder / "study.json").is_file() else {})
-        runs = adapt.trainings(asked).values()
-        passes = {t.name: adapt.cost(t, asked, base.classifier) for t in runs}
+        asked = adaptation.adapt_parameters(parameters, run.study().get("adapt", {}) if (run.folder / "study.json").is_file() else {})
+        runs = adaptation.trainings(asked).values()
+        passes = {t.name: adaptation.cost(t, asked, base.classifier) for t in runs}
         lines = table(f"{len(passes)} runs, {sum(passes.values()):,} passes of an exam", "run", "learns from", "starts from", "passes", right=3)
         for t in runs: lines.add_row(t.name, " + ".join(f"{s} ({c})" for s, c in t.learn) + (f", {t.fraction:.4g} of it" if 0 < t.fraction < 1 else ""), t.start or "–", f"{passes[t.name]:,}")
         console().print(lines)
         return
-    done = adapt.run_study(run, base, parameters, cores or os.cpu_count() or 1, device_of(device), profile, console())
+    done = adaptation.run_study(run, base, parameters, cores or os.cpu_count() or 1, device_of(device), profile, console())
     print(f"{run.folder}: {f'{len(done)} notebooks, done' if done else 'nothing left to do'}")
     print(f"open {run.folder / ('adapt_table.ipynb' if study == 'adapt' else 'augment_table.ipynb')}")
 
@@ -366,11 +366,11 @@ def _appraise(real: Path, synthetic: Path, out: Path, recipe: str, **settings) -
 
     import yaml
 
-    from ccella.studies.appraisal import check_pair
+    from ccella.studies.evaluation import check_pair
     from ccella.exams.cohort import Cohort
     from ccella.core import CcellaError, atomic_path, read_json
     from ccella.recipe import load_recipe
-    from ccella.studies.study import error_in, find_notebooks
+    from ccella.studies.engine import error_in, find_notebooks
 
     loaded = load_recipe(recipe)
     check_pair(Cohort.read(real), Cohort.read(synthetic), loaded)
@@ -451,7 +451,7 @@ def ablate(
     from ccella.exams.cohort import Cohort
     from ccella.recipe import load_recipe
     from ccella.generators.sample import device_of
-    from ccella.studies.study import Run
+    from ccella.studies.engine import Run
 
     run, given = Run(run_folder(name)), settings_of(settings or ())
     part = lambda of: {k.removeprefix(f"{of}."): v for k, v in given.items() if k.startswith(f"{of}.")}
@@ -491,7 +491,7 @@ def recipes(name: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help=
     import torch
 
     from ccella.models.ldm import LatentDiffusion, count_parameters
-    from ccella.studies.study import STAGES
+    from ccella.studies.engine import STAGES
 
     lines = table("Recipes", "name", "parent", "parameters", "needs", "what it is")
     for each in list_recipes():

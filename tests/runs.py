@@ -41,7 +41,7 @@ def write_generator(folder: Path, **overrides) -> Path:
     from ccella.core import write_json
     from ccella.models.ldm import LatentDiffusion, save_model
     from ccella.recipe import load_recipe
-    from ccella.models.reports import load_text_encoder, save_text_encoder, small_t5_config, train_tokenizer
+    from ccella.models.text import load_text_encoder, save_text_encoder, small_t5_config, train_tokenizer
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer([REPORT], 200)

@@ -12,7 +12,7 @@ from ccella.exams.cohort import Cohort
 from ccella.core import CcellaError
 from ccella.models.latents import Vae, encode_cohort
 from ccella.models.ldm import LatentDiffusion, check_folder, load_model, save_model
-from ccella.exams.preprocess import prepare_exam
+from ccella.exams.prepare import prepare_exam
 from ccella.recipe import load_recipe
 
 EXAM = "P1-3-00002"
@@ -172,7 +172,7 @@ def test_runs_that_are_none_or_of_another_recipe(generator, tmp_path):
 
 
 def test_a_run_of_another_recipe_begun(tmp_path):
-    from ccella.studies.study import Run, prepare
+    from ccella.studies.engine import Run, prepare
 
     prepare(Run(tmp_path / "mine"), "tiny")
     refused(tmp_path, "run", tmp_path / "mine", "--recipe", "demo", words=[str(tmp_path / "mine"), "'tiny'", "'demo'", "another folder"])

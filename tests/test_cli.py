@@ -111,7 +111,7 @@ def test_check_and_describe(cohort, tmp_path):
     described = ccella("describe", cohort, cohort, "--csv", tmp_path / "table.csv")
     assert described.code == 0 and described.out.count("9.4 / 281 / 853") == 6
     from ccella.exams.cohort import Cohort
-    from ccella.exams.layouts import read_volume
+    from ccella.exams.volumes import read_volume
 
     train = [read_volume(e.files["adc"]).array for e in Cohort.read(cohort).subset(split="train")]
     import pandas as pd
@@ -132,7 +132,7 @@ def test_recipes_are_listed_and_written_out(tmp_path):
 
 def test_one_exam_from_one_report(generator, report, monkeypatch):
     from ccella.exams.cohort import Cohort
-    from ccella.exams.layouts import read_volume
+    from ccella.exams.volumes import read_volume
 
     monkeypatch.chdir(generator.parents[1])  # runs/mine from here
     out = report.parent / "exam"
@@ -160,7 +160,7 @@ def test_one_exam_from_one_report(generator, report, monkeypatch):
 
 def test_several_per_report_and_a_spacing_of_ones_own(generator, report):
     from ccella.exams.cohort import Cohort
-    from ccella.exams.layouts import read_volume
+    from ccella.exams.volumes import read_volume
 
     made = ccella("generate", "--run", generator / "model", "--report", report, "--per-report", 3, "--spacing", 2, 2, 6, "--out", report.parent / "three", "--device", "cpu")
     assert made.code == 0, made
@@ -185,10 +185,10 @@ def test_one_exam_per_exam_of_a_cohort(generator, cohort, tmp_path):
 @pytest.fixture()
 def engine(monkeypatch):
     """The engine's place taken by a note of what it was asked for."""
-    from ccella.studies import study
+    from ccella.studies import engine
 
     asked = []
-    monkeypatch.setattr(study, "execute", lambda run, recipe=None, targets=None, parameters=None, cores=None, device="cpu", profile="local", show_reports=None, console=None:
+    monkeypatch.setattr(engine, "execute", lambda run, recipe=None, targets=None, parameters=None, cores=None, device="cpu", profile="local", show_reports=None, console=None:
                         asked.append(dict(run=run, recipe=recipe, targets=targets, parameters=parameters, cores=cores, device=device, profile=profile, show_reports=show_reports)) or ["cohort"])
     return asked
 

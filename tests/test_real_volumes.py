@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from ccella.exams.cohort import Cohort
-from ccella.exams.layouts import check_cohort, read_volume, write_volume
-from ccella.exams.preprocess import prepare_exam, resample, restore, to_original, to_unit
+from ccella.exams.volumes import check_cohort, read_volume, write_volume
+from ccella.exams.prepare import prepare_exam, resample, restore, to_original, to_unit
 from ccella.recipe import load_recipe
 
 MNI = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"

@@ -15,8 +15,8 @@ from transformers import T5EncoderModel
 from ccella.exams.cohort import Cohort
 from ccella.core import CcellaError
 from ccella.recipe import load_recipe
-from ccella.models.reports import save_text_encoder, small_t5_config, train_tokenizer
-from ccella.studies.study import COMMON, STAGES, Run, execute, find_notebooks
+from ccella.models.text import save_text_encoder, small_t5_config, train_tokenizer
+from ccella.studies.engine import COMMON, Run, STAGES, execute, find_notebooks
 
 pytestmark = pytest.mark.slow  # one run, in this order: a file stays in one process
 SMALL = {"cohort": {"exams": 24, "fresh": 12, "other": 10}, "encode": {"reconstructions": 2},
@@ -117,7 +117,7 @@ def test_a_failed_stage_keeps_its_notebook(tmp_path, encoder):
 def test_killed_in_the_middle_of_training(run, encoder):
     """SIGKILL to the process that called the engine; the same call then goes on from the last state, and loses no step."""
     steps = 400
-    call = f"from ccella.studies.study import execute; from ccella.recipe import load_recipe; execute({str(run.folder)!r}, load_recipe('tiny', {{'text.encoder': {encoder!r}, 'train.steps': {steps}}}), ['train'], cores=2)"
+    call = f"from ccella.studies.engine import execute; from ccella.recipe import load_recipe; execute({str(run.folder)!r}, load_recipe('tiny', {{'text.encoder': {encoder!r}, 'train.steps': {steps}}}), ['train'], cores=2)"
     log, former = run.model / "metrics.csv", (run.model / "of.json").read_text()
     process = subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rows = lambda: log.read_text().splitlines()[1:] if log.is_file() and (run.model / "of.json").read_text() != former else []

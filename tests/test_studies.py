@@ -11,12 +11,12 @@ import nbformat
 import pytest
 import torch
 
-from ccella.studies.adapt import AdaptParameters, adapt_parameters, analyse_adaptation, make_sets, plan_study, run_study, run_training, trainings, write_tables
+from ccella.studies.adaptation import AdaptParameters, adapt_parameters, analyse_adaptation, make_sets, plan_study, run_study, run_training, trainings, write_tables
 from ccella.exams.cohort import Cohort
 from ccella.core import CcellaError, read_json, write_json
 from ccella.organs.prostate.phantom import write_phantoms
 from ccella.recipe import load_recipe
-from ccella.studies.study import ENGINE, Run, engine_command, hold, run_engine, write_plan
+from ccella.studies.engine import ENGINE, Run, engine_command, hold, run_engine, write_plan
 
 RECIPE = load_recipe("tiny", {"name": "adapt", "classifier.epochs": 1, "classifier.target_epochs": 1})
 DUMMY = """import json, os, time
@@ -108,7 +108,7 @@ def asked(tmp_path_factory):
 def test_a_killed_study_resumes_with_nothing_lost_and_nothing_done_twice(tmp_path, asked):
     """SIGKILL to the process that called the engine, after a run is done and while others are in the middle; what follows equals the runs called one after another."""
     run = Run(tmp_path / "killed")
-    call = f"from ccella.studies.adapt import run_study; from ccella.recipe import load_recipe; run_study({str(run.folder)!r}, load_recipe('tiny', {{'name': 'adapt', 'classifier.epochs': 1, 'classifier.target_epochs': 1}}), {asked!r}, cores=2)"
+    call = f"from ccella.studies.adaptation import run_study; from ccella.recipe import load_recipe; run_study({str(run.folder)!r}, load_recipe('tiny', {{'name': 'adapt', 'classifier.epochs': 1, 'classifier.target_epochs': 1}}), {asked!r}, cores=2)"
     process = subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     names = list(trainings(AdaptParameters(**asked)))
     log = run.folder / "logs" / "engine.log"

@@ -27,14 +27,14 @@ from ..exams.cohort import Cohort, Exam, problem
 from ..core import CcellaError, generator, read_json, seed_for
 from ..models.latents import SHIPPED as SHIPPED_VAE
 from ..models.latents import Vae, decode_exam, load_vae
-from ..exams.layouts import read_volume, write_cohort, write_exam
+from ..exams.volumes import read_volume, write_cohort, write_exam
 from ..models.ldm import SHIPPED, Conditioning, LatentDiffusion, load_model, without_report
-from ..models.loss import flow_times
+from ..models.objective import flow_times
 from ..organs.prostate.phantom import FIELD_OF_VIEW_MM
-from ..exams.preprocess import restore
+from ..exams.prepare import restore
 from ..recipe import ObjectiveConfig, Recipe, SampleConfig
-from ..models.reports import SHIPPED as SHIPPED_TEXT
-from ..models.reports import TextEncoder, collate, load_text_encoder
+from ..models.text import SHIPPED as SHIPPED_TEXT
+from ..models.text import TextEncoder, collate, load_text_encoder
 
 # %% ../../nbs/4_generators/43_sample.ipynb #9d7215e9
 SCHEDULERS: dict[str, tuple[str, Callable]] = {

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from ..core import CcellaError, atomic_path, read_json, seed_for, write_json
 from .features import ConvFeatures
-from ..exams.preprocess import Prepared
+from ..exams.prepare import Prepared
 from ..recipe import ClassifierConfig
 from .stats import Estimate, auc, average_precision, bootstrap, wilson
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..core import CcellaError
 from .features import FeatureNetwork, extract
-from ..show import Shown, montage
+from ..figures import Shown, montage
 from .stats import Estimate, bootstrap, wilson
 
 # %% ../../nbs/5_measures/57_copies.ipynb #abc603f7

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core import CcellaError, atomic_path, packaged, read_checkpoint, read_json, sha256, state_in, write_json
-from ..exams.layouts import read_truth
-from ..exams.preprocess import Prepared, prepare_exam, resample
+from ..exams.volumes import read_truth
+from ..exams.prepare import Prepared, prepare_exam, resample
 from ..recipe import Recipe, VaeConfig
 
 # %% ../../nbs/3_models/31_latents.ipynb #9f752041

@@ -21,7 +21,7 @@ from pydantic import Field
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from .appraisal import brief, features_of, set_distance, volumes_of
+from .evaluation import brief, features_of, set_distance, volumes_of
 from ..measures.classify import scores
 from ..exams.cohort import label_for
 from ..core import CcellaError, atomic_path, read_json, sha256, write_json
@@ -30,12 +30,12 @@ from ..models.latents import LatentCache, encode_cohort, load_vae
 from ..models.ldm import LatentDiffusion, count_parameters
 from ..measures.metrics import fid, kid
 from ..recipe import TRAINING, Config, Recipe, load_recipe, validated
-from ..show import COLOURS, new_figure, styled
+from ..figures import COLOURS, new_figure, styled
 from .stages import cohorts_of, make_cohorts, start_of, text_states
 from ..measures.stats import mean_of_runs
-from .study import CohortParameters, EvaluateParameters, Run, Stage, checked, find_notebooks, hold, refuse_other_folder, run_engine, source_sha
-from ..generators.train import ExamSet, read_log, training
-from .verdict import fresh_phantoms, head_probabilities, sampled_exams, unseen_reports
+from .engine import CohortParameters, EvaluateParameters, Run, Stage, checked, find_notebooks, hold, refuse_other_folder, run_engine, source_sha
+from ..generators.fit_generator import ExamSet, read_log, training
+from .run_page import fresh_phantoms, head_probabilities, sampled_exams, unseen_reports
 
 # %% ../../nbs/6_studies/67_ablation.ipynb #c026d54e
 BASE = "ccella"

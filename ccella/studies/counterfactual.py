@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 
 from ..organs.prostate.anatomy import Canvas, paint_gland, paint_pelvis
 from ..core import CcellaError
-from ..measures.faithful import ADC_UNIT, SEQUENCES, Ellipsoid, axes_mm, checked, locate_gland, radius, suspicion
+from ..measures.agreement import ADC_UNIT, Ellipsoid, SEQUENCES, axes_mm, checked, locate_gland, radius, suspicion
 from ..organs.prostate.findings import LEVELS, Findings
 from ..models.latents import decode_exam
 from ..organs.prostate.phantom import FIELD_OF_VIEW_MM, INSTITUTIONS, acquire
-from ..exams.preprocess import Prepared, prepare
+from ..exams.prepare import Prepared, prepare
 from ..recipe import PROSTATE, GridConfig
 from ..generators.sample import ExamGenerator, Request, condition, sample
-from ..show import TITLES, draw_slice, picture_grid
+from ..figures import TITLES, draw_slice, picture_grid
 from ..measures.stats import Estimate, bootstrap, wilson
 
 # %% ../../nbs/6_studies/66_counterfactual.ipynb #56ecff53

@@ -23,18 +23,18 @@ from matplotlib.figure import Figure
 from ..exams.cohort import Cohort, Exam
 from ..core import CcellaError, read_json, sha256, write_json
 from ..models.latents import LatentCache, Vae, decode_exam, encode_cohort, load_vae
-from ..exams.layouts import read_truth
+from ..exams.volumes import read_truth
 from ..models.ldm import SHIPPED as SHIPPED_GENERATOR
 from ..models.ldm import LatentDiffusion, count_parameters, load_model
 from ..organs.prostate.phantom import write_phantoms
-from ..exams.preprocess import intensity_table, prepare_exam, resample
+from ..exams.prepare import intensity_table, prepare_exam, resample
 from ..organs.prostate.reading import read_report
 from ..recipe import Recipe
-from ..models.reports import TextCache, load_text_encoder
+from ..models.text import TextCache, load_text_encoder
 from ..generators.sample import LIMITS, fingerprint, generate_exams, institutions_behind, requests_of, shipped_institutions
-from ..show import Curve, Shown, curves, montage
-from .study import Run, Stage
-from ..generators.train import ExamSet, held_out_loss, read_log, training
+from ..figures import Curve, Shown, curves, montage
+from .engine import Run, Stage
+from ..generators.fit_generator import ExamSet, held_out_loss, read_log, training
 
 # %% ../../nbs/6_studies/62_stages.ipynb #1395ecdc
 def phantoms(stage: Stage, of: str, exams: int, institution: int = 1) -> Cohort:

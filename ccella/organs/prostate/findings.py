@@ -13,9 +13,9 @@ import random
 import re
 from dataclasses import dataclass
 
-from . import wordings as words
+from . import writer as words
 from ...core import CcellaError, seed_for
-from .wordings import HELD_OUT_READER, READERS, UNSCORED_READERS
+from .writer import HELD_OUT_READER, READERS, UNSCORED_READERS
 
 # %% ../../../nbs/2_organs/prostate/21_findings.ipynb #aaae7c43
 ZONES = ("PZ", "TZ", "AFS", "CZ")

@@ -22,7 +22,7 @@ from .anatomy import P_CATEGORY, Canvas, draw_findings, paint_gland, paint_pelvi
 from ...exams.cohort import Cohort, label_for, refuse_other_cohort
 from ...core import CcellaError, seed_for
 from .findings import HELD_OUT_READER, READERS, Findings, write_report
-from ...exams.layouts import write_cohort, write_exam
+from ...exams.volumes import write_cohort, write_exam
 from ...recipe import PROSTATE
 
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #c5e607c2
