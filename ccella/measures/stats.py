@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'binary', 'auc', 'average_precision', 'ceiling_auc', 'wilson', 'patient_draws', 'bootstrap', 'subsample',
-           'mean_of_runs', 'Difference', 'Redrawn', 'delong', 'holm']
+           'mean_of_runs', 'mean_over_patients', 'estimate_text', 'Difference', 'Redrawn', 'delong', 'holm']
 
 # %% ../../nbs/5_measures/50_stats.ipynb #cf9fd0cc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -142,6 +142,35 @@ def mean_of_runs(values, level: float = 0.95) -> Estimate:
     if len(v) == 1: return Estimate(float(v[0]), None, None, 1)
     half = student.ppf((1 + level) / 2, len(v) - 1) * v.std(ddof=1) / np.sqrt(len(v))
     return Estimate(float(v.mean()), float(v.mean() - half), float(v.mean() + half), len(v))
+
+# %% ../../nbs/5_measures/50_stats.ipynb #bf8333dc
+def mean_over_patients(values, patients=None, draws: int = 2000, seed: int = 0) -> Estimate:
+    """Give the mean of one value per exam, with its percentile interval over patients.
+
+    Args:
+        values: (n,) one finite number per exam.
+        patients: (n,) whose exam it is; None: every exam is of a patient of its own.
+        draws: bootstrap draws.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no value, a value that is not finite, or another number of patients.
+    """
+    values = np.asarray(values, dtype=np.float64).ravel()
+    one_class = np.zeros(len(values), int)
+    return bootstrap(one_class, values, _mean_score, patients, draws, seed=seed)
+
+
+def _mean_score(_, scores: np.ndarray) -> float:
+    return float(scores.mean())
+
+
+def estimate_text(estimate: Mapping | None, with_n: bool = True) -> str:
+    """Say an estimate of a metrics file in words: value, interval and n; without n where that stands beside it."""
+    if estimate is None:
+        return "not measured"
+    text = str(Estimate(**estimate))
+    return text if with_n else text.partition(" (n=")[0]
 
 # %% ../../nbs/5_measures/50_stats.ipynb #6ef864d4
 class Difference(NamedTuple):
