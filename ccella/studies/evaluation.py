@@ -35,7 +35,8 @@ from ..exams.prepare import Prepared, prepare_exam
 from ..organs.prostate.reading import read_report
 from ..recipe import Recipe
 from ..models.text import TextEncoder, load_text_encoder, pooled
-from ..figures import COLOURS, Page, montage, new_figure, styled, write_page
+from ..figures import COLOURS, montage, new_figure, styled
+from ..page import Page, write_page
 from .stages import pick, shown, told
 from ..measures.stats import Estimate, auc, bootstrap, subsample
 

@@ -35,7 +35,8 @@ from ..organs.prostate.reading import read_report
 from ..recipe import Recipe, SampleConfig
 from ..models.text import collate
 from ..generators.sample import condition, requests_of, sample
-from ..figures import LADDER, Page, ladder, ladder_holds, write_page
+from ..figures import LADDER, ladder, ladder_holds
+from ..page import Page, write_page
 from .stages import beside, cohorts_of, loss_picture, may_tell, reconstruct, text_states
 from ..measures.stats import Estimate, auc, bootstrap, ceiling_auc
 from .engine import Run, STAGES, Stage
