@@ -1,4 +1,5 @@
 """Package metadata is read from settings.ini; the version from ccella/__init__.py."""
+
 import re
 import shutil
 from configparser import ConfigParser
@@ -27,12 +28,14 @@ class BuildWithStages(build_py):
         return [] if self.editable_mode else [(nb, folder / nb.name) for nb in notebooks]
 
     def run(self):
+        """Build as usual, then copy the stages."""
         super().run()
         for source, copy in self._stages():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
 
     def get_outputs(self, include_bytecode=True):
+        """List what was built, the stages too."""
         return super().get_outputs(include_bytecode) + [str(copy) for _, copy in self._stages()]
 
 
@@ -54,7 +57,11 @@ setup(
     include_package_data=False,
     python_requires=">=" + s["min_python"],
     install_requires=s["requirements"].split(),
-    extras_require={"dev": s["dev_requirements"].split(), "slurm": s["slurm_requirements"].split(), "taps": s["taps_requirements"].split()},
+    extras_require={
+        "dev": s["dev_requirements"].split(),
+        "slurm": s["slurm_requirements"].split(),
+        "taps": s["taps_requirements"].split(),
+    },
     entry_points={"console_scripts": s["console_scripts"].split("\n")},
     cmdclass={"build_py": BuildWithStages},
 )

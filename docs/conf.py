@@ -1,4 +1,5 @@
-"""Sphinx reads the repository itself: notebooks, records and data cards as they lie; the pages show the saved outputs."""
+"""Sphinx reads the repository itself: notebooks, records and data cards as they lie, with their saved outputs."""
+
 import re
 import sys
 from configparser import ConfigParser
@@ -26,11 +27,14 @@ nb_execution_mode = "off"
 nb_merge_streams = True
 nb_code_prompt_show = "Show the code"
 nb_code_prompt_hide = "Hide the code"
-myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
-FRONT = '<!doctype html><meta charset="utf-8"><title>ccella</title><meta http-equiv="refresh" content="0; url=docs/index.html">\n'
+FRONT = """<!doctype html><meta charset="utf-8"><title>ccella</title>
+<meta http-equiv="refresh" content="0; url=docs/index.html">
+"""
+LISTING = re.compile(r"```{toctree}\n.*?:glob:\n\n(?P<glob>\S+)\n```\n", re.DOTALL)
 
 
 def front_door(app, failed):
@@ -39,13 +43,19 @@ def front_door(app, failed):
         Path(app.outdir, "index.html").write_text(FRONT, encoding="utf-8")
 
 
+def keep_filled(listing):
+    """Give a list of pages as it stands, or nothing where its folder is empty: a warning would end the build."""
+    pages = any((ROOT / "docs").glob(listing["glob"] + ".*"))
+    return listing[0] if pages else ""
+
+
 def leave_out_empty(app, page, source):
-    """Drop a list of pages from the first page while its folder is still empty: Sphinx would warn, and a warning fails the build."""
+    """Drop the lists of pages that have no page yet from the first page."""
     if page == root_doc:
-        listed = lambda block: any((ROOT / "docs").glob(block["glob"] + ".*"))
-        source[0] = re.sub(r"```{toctree}\n.*?:glob:\n\n(?P<glob>\S+)\n```\n", lambda m: m[0] if listed(m) else "", source[0], flags=re.S)
+        source[0] = LISTING.sub(keep_filled, source[0])
 
 
 def setup(app):
+    """Connect the two steps above to Sphinx."""
     app.connect("source-read", leave_out_empty)
     app.connect("build-finished", front_door)

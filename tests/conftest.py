@@ -1,10 +1,11 @@
 """One thread per process: the tests run several at a time, and threads that fight over cores are slower than one."""
+
 import os
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 os.environ["MPLBACKEND"] = "agg"
-os.environ["HF_HUB_OFFLINE"] = "1"              # nothing may be fetched by a test
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing may be fetched by a test
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # else a fork warns, and may hang
 
 import pytest  # noqa: E402

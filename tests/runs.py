@@ -1,4 +1,5 @@
-"""What the tests of the command line need: a generator that was never trained, small enough for seconds, and `ccella` as a shell would call it."""
+"""What the tests of the command line need: a small untrained generator, and `ccella` as in a shell."""
+
 import contextlib
 import io
 from pathlib import Path
@@ -30,7 +31,10 @@ def ccella(*arguments) -> Ended:
 
 def state(folder: Path) -> dict[str, tuple]:
     """Everything in a folder: names, contents, times."""
-    return {p.relative_to(folder).as_posix(): (p.stat().st_mtime_ns, p.read_bytes()) if p.is_file() else () for p in sorted(folder.rglob("*"))}
+    return {
+        p.relative_to(folder).as_posix(): (p.stat().st_mtime_ns, p.read_bytes()) if p.is_file() else ()
+        for p in sorted(folder.rglob("*"))
+    }
 
 
 def write_generator(folder: Path, **overrides) -> Path:
@@ -40,8 +44,8 @@ def write_generator(folder: Path, **overrides) -> Path:
 
     from ccella.core import write_json
     from ccella.models.ldm import LatentDiffusion, save_model
-    from ccella.recipe import load_recipe
     from ccella.models.text import load_text_encoder, save_text_encoder, small_t5_config, train_tokenizer
+    from ccella.recipe import load_recipe
 
     torch.manual_seed(0)
     tokenizer = train_tokenizer([REPORT], 200)

@@ -1,8 +1,9 @@
 """Check the array shapes in ccella's signatures while the tests run; in production they are free.
 
-`jaxtyping`'s import hook calls `check` on every function of the package, so that one name of an axis is one size within a call.
+`jaxtyping`'s import hook calls `check` on every function of the package: within a call one name of an axis is one size.
 Only array annotations are checked: plain types are the readers' business, and an int is welcome where a float is asked.
 """
+
 import functools
 import inspect
 import types
@@ -31,7 +32,9 @@ def check(function):
         wanted = hints.get(name, ())
         if wanted and value is not None and not isinstance(value, wanted):
             found = f"{tuple(value.shape)} {value.dtype}" if hasattr(value, "shape") else type(value).__name__
-            raise TypeError(f"{function.__qualname__}: {name} is {found}, expected {' or '.join(w.__name__ for w in wanted)}")
+            raise TypeError(
+                f"{function.__qualname__}: {name} is {found}, expected {' or '.join(w.__name__ for w in wanted)}"
+            )
         return value
 
     @functools.wraps(function)

@@ -1,4 +1,5 @@
 """Every number of a card is the record's own. `python tests/test_data_cards.py` fills the cards in from the records."""
+
 import json
 import re
 from pathlib import Path
@@ -21,17 +22,26 @@ def said(value) -> str:
 
 def flat(figures: dict, prefix: str = "") -> dict:
     """Figures by name, those of an inner table as outer.inner."""
-    inner = lambda v: isinstance(v, dict) and "value" not in v
-    return {k: v for name, value in figures.items() for k, v in (flat(value, f"{prefix}{name}.") if inner(value) else {prefix + name: value}).items()}
+    found = {}
+    for name, value in figures.items():
+        is_table = isinstance(value, dict) and "value" not in value
+        found |= flat(value, f"{prefix}{name}.") if is_table else {prefix + name: value}
+    return found
 
 
 def filled(card: str) -> str:
     """The card with every table's values taken from its record; a dash where there is no record yet."""
+
     def table(found):
         record = RECORDS / f"{found[1]}.metrics.json"
         figures = flat(json.loads(record.read_text())) if record.is_file() else None
-        row = lambda r: f"| {r[1]} | {'–' if figures is None else said(figures[r[1]])} |"
+
+        def row(line):
+            value = "–" if figures is None else said(figures[line[1]])
+            return f"| {line[1]} | {value} |"
+
         return f"<!-- figures: {found[1]} -->\n" + ROW.sub(row, found[2])
+
     return TABLE.sub(table, card)
 
 

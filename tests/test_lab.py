@@ -1,4 +1,5 @@
 """JupyterLab opens a notebook of this project in a browser and runs it to its end."""
+
 import os
 import shutil
 import socket
@@ -12,14 +13,26 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (name one with CHROMIUM=…)")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (name one with CHROMIUM=…)"),
+]
 sync_api = pytest.importorskip("playwright.sync_api")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 NOTEBOOK = "00_core.ipynb"
 BAD = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
 # the last cell in view has an execution number (saved outputs alone would not prove a run), or something went wrong
 DONE = r"""bad => document.querySelector(bad) ||
-    (e => e.length && /\[\d+\]/.test(e.at(-1).innerText))([...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')])"""
+    (e => e.length && /\[\d+\]/.test(e.at(-1).innerText))(
+        [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')])"""
 
 
 @pytest.fixture
@@ -38,9 +51,20 @@ def lab(tmp_path):
     env = os.environ | {f"JUPYTER_{k}_DIR": str(tmp_path / k.lower()) for k in ("CONFIG", "RUNTIME")}
     env |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     env.pop("MPLBACKEND", None)
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", "--IdentityProvider.token=smoke", f"--ServerApp.root_dir={tmp_path}",
-               "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        "--IdentityProvider.token=smoke",
+        f"--ServerApp.root_dir={tmp_path}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     with open(tmp_path / "lab.log", "wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
         url = f"http://127.0.0.1:{port}"

