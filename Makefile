@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test docs lab lock clean-nb
+.PHONY: help setup demo test test-fast docs lab lock clean-nb
 
 help:
 	@echo "make demo      install what is missing, then make the demo: runs/demo/report.html"
 	@echo "make test      install what is missing, then run all tests (JOBS=$(JOBS) at a time)"
+	@echo "make test-fast in under three minutes: all but trainings"
 	@echo "make setup     only install, into $(VENV)"
 	@echo "make docs      build the pages into _docs/html"
 	@echo "make lab       open the notebooks in JupyterLab"
@@ -31,6 +32,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) --dist load --fast
 
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . _docs/html

@@ -14,6 +14,20 @@ from hypothesis import settings  # noqa: E402
 settings.register_profile("ccella", deadline=None, print_blob=True)
 settings.load_profile("ccella")
 
+SLOW = {"slow", "browser", "by_hand"}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="leave out trainings, browsers, and cells under #| slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--fast"):
+        return
+    slow = [item for item in items if SLOW & {mark.name for mark in item.iter_markers()}]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in slow]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():

@@ -1,11 +1,16 @@
 """Run every library notebook and tutorial from its first cell to its last, as nbdev does, each in a process of its own.
 
 Never nbs/records (hours of training, kept as they ran) nor nbs/experiments (stages, run by the engine).
+With `--fast` the cells under `#| slow` (trainings, and what needs them) are left out.
 """
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -14,45 +19,77 @@ ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 NOTEBOOKS = sorted(NBS.glob("[0-9]_*/**/[0-9]*.ipynb")) + sorted((NBS / "tutorials").glob("[!._]*.ipynb"))
 LIMIT_S = 300
-RUN = """
-import sys
-import shapes
-import torch
-from nbdev.test import test_nb
-torch.set_num_threads(1)
-shapes.install()
-passed, _ = test_nb(sys.argv[1], basepath=sys.argv[2])
-sys.exit(not passed)
-"""
+
+
+def name_of(notebook: Path) -> str:
+    return notebook.relative_to(NBS).with_suffix("").as_posix()
+
+
+@pytest.fixture(scope="session")
+def heavy_libraries():
+    """What nearly every notebook imports: loaded once, before the notebooks' processes are forked off."""
+    import diffusers
+    import monai.networks.nets
+    import pandas
+    import scipy.stats
+    import seaborn
+    import sklearn.linear_model
+    import transformers
+
+    return diffusers, monai, pandas, scipy, seaborn, sklearn, transformers
+
+
+def run_cells(notebook: Path, folder: Path, fast: bool) -> bool:
+    """Run a notebook's cells in this process; True where all passed."""
+    import shapes
+    import torch
+    from nbdev.test import test_nb
+
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    os.chdir(notebook.parent)
+    torch.set_num_threads(1)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ccella"]:
+        del sys.modules[name]  # imported anew, with their shapes checked
+    shapes.install()
+    passed, _ = test_nb(notebook, force_flags=None if fast else ["slow"], basepath=ROOT)
+    return passed
+
+
+def run_notebook(notebook: Path, output: Path, folder: Path, fast: bool) -> None:
+    """Run a notebook and end this process: with 0 where every cell passed."""
+    passed = False
+    with open(output, "w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        os.dup2(file.fileno(), 2)  # nbdev tells of errors on the process's own stderr
+        try:
+            passed = run_cells(notebook, folder, fast)
+        except BaseException:
+            traceback.print_exc()
+    os._exit(not passed)
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.relative_to(NBS).with_suffix("").as_posix())
-def test_notebook(notebook, tmp_path):
-    env = os.environ | {"TMPDIR": str(tmp_path), "IN_TEST": "1", "PYTHONPATH": str(ROOT / "tests")}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, notebook, ROOT],
-        cwd=notebook.parent,
-        env=env,
-        timeout=LIMIT_S,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-    )
-    assert done.returncode == 0, f"{notebook.name}: a cell failed\n{(done.stdout + done.stderr)[-6000:]}"
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
+def test_notebook(notebook, tmp_path, heavy_libraries, pytestconfig):
+    output, fast = tmp_path / "output.txt", pytestconfig.getoption("--fast")
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    process = multiprocessing.get_context("fork").Process(target=run_notebook, args=(notebook, output, folder, fast))
+    process.start()
+    process.join(LIMIT_S)
+    if process.is_alive():
+        process.kill()
+        pytest.fail(f"{notebook.name}: ran longer than {LIMIT_S} s")
+    assert process.exitcode == 0, f"{notebook.name}: a cell failed\n{output.read_text(errors='replace')[-6000:]}"
 
 
 def test_every_notebook_is_numbered():
     """The number says what a module may lean on (tests/test_house.py holds it to that)."""
-    assert (
-        NOTEBOOKS
-        and all(p.name[:2].isdigit() for p in NBS.glob("[0-9]_*/**/*.ipynb"))
-        and not list(NBS.glob("*.ipynb"))
-    )
+    assert NOTEBOOKS
+    assert not list(NBS.glob("*.ipynb"))
+    assert all(path.name[:2].isdigit() for path in NBS.glob("[0-9]_*/**/*.ipynb"))
 
 
 def test_library_is_what_the_notebooks_export():
-    done = subprocess.run(
-        [sys.executable, ROOT / "tools" / "check_export.py"], cwd=ROOT, text=True, capture_output=True
-    )
+    command = [sys.executable, ROOT / "tools" / "check_export.py"]
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,6 +1,6 @@
 """Real MR volumes go through a cohort folder, preprocessing and the VAE, and come back as NIfTI in their own space.
 
-None is committed: each is read from a package that is installed or can be fetched, else its test is skipped with the reason.
+None is committed: each is read from a package that is installed or can be fetched, else its test is skipped.
 """
 
 import importlib.util
