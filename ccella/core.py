@@ -17,12 +17,13 @@ import math
 import os
 import pickle
 import platform
+import stat
 import subprocess
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -43,23 +44,37 @@ def patch(function: Callable) -> Callable:
         CcellaError: the first parameter has no class as annotation.
     """
     annotations = inspect.get_annotations(function, eval_str=True)
-    owner = annotations.get(next(iter(inspect.signature(function).parameters), None))
+    parameters = list(inspect.signature(function).parameters)
+    owner = annotations.get(parameters[0]) if parameters else None
     if not isinstance(owner, type):
-        raise CcellaError(f"{function.__name__}: found no class at its first parameter, expected one to give the method to")
+        raise CcellaError(f"{function.__name__}: found no class at its first parameter, expected the method's class")
     setattr(owner, function.__name__, function)
     return function
 
 # %% ../nbs/0_ground/00_core.ipynb #5ad26926
 def packaged(*parts: str) -> Path:
     """Give the path of something that ships inside the package, such as `packaged("weights", "vae")`."""
-    return Path(importlib.util.find_spec("ccella").origin).parent.joinpath(*parts)
+    package = Path(importlib.util.find_spec("ccella").origin).parent
+    return package.joinpath(*parts)
+
+# %% ../nbs/0_ground/00_core.ipynb #317b8ec6
+def _mode_of_new_files(folder: Path) -> int:
+    probe = folder / f".{uuid.uuid4().hex[:8]}.mode"
+    probe.touch()
+    try:
+        return stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink()
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary name in the folder of `path`; rename it to `path` when the block ends well, delete it when it does not.
+    """Give a temporary name beside `path`, and rename it to `path` when the block ends well.
 
-    Missing parent folders are made. Raises `CcellaError` when the block ends without having written the file.
+    Missing parent folders are made. Where the block does not end well, the temporary file is deleted.
+
+    Raises:
+        CcellaError: the block ended without having written the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +85,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             raise CcellaError(f"{path}: nothing was written to {temporary.name}, so the file keeps its old content")
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)                # some writers, safetensors among them, leave files that others cannot read
+        temporary.chmod(_mode_of_new_files(path.parent))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -91,21 +106,26 @@ def _not_finite(value, at: str = "") -> str | None:
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
         return f"{at or 'the value'} is {value}"
+    inside = {}
     if isinstance(value, dict):
-        inside = ((v, f"{at}.{k}" if at else str(k)) for k, v in value.items())
+        inside = {f"{at}.{key}" if at else str(key): inner for key, inner in value.items()}
     elif isinstance(value, (list, tuple)):
-        inside = ((v, f"{at}[{i}]") for i, v in enumerate(value))
-    else:
-        return None
-    return next((found for v, where in inside if (found := _not_finite(v, where))), None)
+        inside = {f"{at}[{number}]": inner for number, inner in enumerate(value)}
+    for where, inner in inside.items():
+        found = _not_finite(inner, where)
+        if found:
+            return found
+    return None
 
-
+# %% ../nbs/0_ground/00_core.ipynb #13bed144
 def write_json(path: str | os.PathLike, obj) -> None:
     """Write `obj` as JSON, atomically, with sorted keys.
 
-    Raises `CcellaError` for NaN and infinity, naming the key; the file is then left as it was.
+    Raises:
+        CcellaError: a number is NaN or infinite; the key is named, and the file left as it was.
     """
-    if found := _not_finite(obj):
+    found = _not_finite(obj)
+    if found:
         raise CcellaError(f"{path}: {found}; JSON holds finite numbers only, use null for a number that is not known")
     text = json.dumps(obj, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain)
     with atomic_path(path) as temporary:
@@ -113,7 +133,11 @@ def write_json(path: str | os.PathLike, obj) -> None:
 
 # %% ../nbs/0_ground/00_core.ipynb #62bb8153
 def read_json(path: str | os.PathLike):
-    """Read a JSON file. Raises `CcellaError` when it is missing, not UTF-8 or not JSON."""
+    """Read a JSON file.
+
+    Raises:
+        CcellaError: it is missing, not UTF-8 or not JSON.
+    """
     try:
         return json.loads(Path(path).read_bytes().decode("utf-8"))
     except FileNotFoundError:
@@ -121,13 +145,15 @@ def read_json(path: str | os.PathLike):
     except UnicodeDecodeError as error:
         raise CcellaError(f"{path}: byte {error.start} is not UTF-8, expected a JSON file") from None
     except json.JSONDecodeError as error:
-        raise CcellaError(f"{path}: not JSON ({error.msg} in line {error.lineno}); the file is damaged or of another kind") from None
+        found = f"not JSON ({error.msg} in line {error.lineno})"
+        raise CcellaError(f"{path}: {found}; the file is damaged or of another kind") from None
 
 # %% ../nbs/0_ground/00_core.ipynb #a5a7e3a1
 def seed_for(*keys) -> int:
-    """Make a whole number in [0, 2⁶³) from `keys` (JSON values); the same keys give the same number in every process and on every machine."""
+    """Make a whole number in [0, 2⁶³) from `keys` (JSON values), the same in every process and on every machine."""
     text = json.dumps(keys, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, default=_plain)
-    return int.from_bytes(hashlib.blake2b(text.encode("ascii"), digest_size=8).digest(), "big") >> 1
+    digest = hashlib.blake2b(text.encode("ascii"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 # %% ../nbs/0_ground/00_core.ipynb #1950054a
 def generator(seed: int, exam_id: str, replicate: int = 0) -> torch.Generator:
@@ -135,29 +161,50 @@ def generator(seed: int, exam_id: str, replicate: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed_for("noise", seed, exam_id, replicate))
 
 
-def noise_for(shape: Sequence[int], seed: int, exam_ids: Sequence[str], replicates: Sequence[int] | None = None) -> Float[Tensor, "b *shape"]:
-    """Draw standard normal noise of `shape` for each exam, from its own generator; float32, on the CPU.
+def noise_for(
+    shape: Sequence[int], seed: int, exam_ids: Sequence[str], replicates: Sequence[int] | None = None
+) -> Float[Tensor, " b *axes"]:
+    """Draw standard normal noise for each exam, from its own generator; float32, on the CPU.
 
-    `replicates` holds one whole number per exam (0 for all where it is None). Raises `CcellaError` when their number differs from that of the exams.
+    Args:
+        shape: of one exam's noise.
+        seed: of the whole draw.
+        exam_ids: one per exam.
+        replicates: a whole number per exam, which counts the exams made from one report; None: 0 for all.
+
+    Raises:
+        CcellaError: there are not as many replicate numbers as exams.
     """
     replicates = [0] * len(exam_ids) if replicates is None else list(replicates)
     if len(replicates) != len(exam_ids):
-        raise CcellaError(f"noise for {len(exam_ids)} exams was asked with {len(replicates)} replicate numbers; give one per exam")
+        raise CcellaError(
+            f"noise for {len(exam_ids)} exams was asked with {len(replicates)} replicate numbers; give one per exam"
+        )
     if not exam_ids:
         return torch.empty(0, *shape)
-    return torch.stack([torch.randn(*shape, generator=generator(seed, e, r)) for e, r in zip(exam_ids, replicates)])
+    draws = []
+    for exam_id, replicate in zip(exam_ids, replicates):
+        draws.append(torch.randn(*shape, generator=generator(seed, exam_id, replicate)))
+    return torch.stack(draws)
 
 # %% ../nbs/0_ground/00_core.ipynb #5559f303
 def box_coordinates(x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b 3 x y z"]:
-    """Position in the box along each axis, -1 to 1 at the centres of the outer voxels, for every volume of the batch."""
-    axes = torch.meshgrid(*(torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:]), indexing="ij")
+    """Give each voxel's position in the box, -1 to 1 from the first voxel's centre to the last one's, along each axis."""
+    positions = [torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:]]
+    axes = torch.meshgrid(*positions, indexing="ij")
     return torch.stack(axes).expand(len(x), -1, -1, -1, -1)
 
 # %% ../nbs/0_ground/00_core.ipynb #ea7cc6e3
-def sha256(path: str | os.PathLike) -> str:
-    """Hash a file, or a folder by its files' sorted relative names and contents (hidden files and `__pycache__` left out).
+def _is_content(name: str) -> bool:
+    """Say whether a file of a folder counts: hidden files and caches do not."""
+    return not any(part.startswith(".") or part == "__pycache__" for part in name.split("/"))
 
-    Raises `CcellaError` when there is nothing at `path`.
+
+def sha256(path: str | os.PathLike) -> str:
+    """Hash a file, or a folder by its files' sorted relative names and contents.
+
+    Raises:
+        CcellaError: there is nothing at `path`.
     """
     path = Path(path)
     if path.is_file():
@@ -165,9 +212,9 @@ def sha256(path: str | os.PathLike) -> str:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     if not path.is_dir():
         raise CcellaError(f"{path}: no such file or folder, expected weights to hash")
-    inside = {p.relative_to(path).as_posix(): p for p in path.rglob("*") if p.is_file()}
-    shown = sorted(n for n in inside if not any(part.startswith(".") or part == "__pycache__" for part in n.split("/")))
-    return hashlib.sha256("".join(f"{sha256(inside[n])}  {n}\n" for n in shown).encode("utf-8")).hexdigest()
+    inside = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    lines = [f"{sha256(inside[name])}  {name}\n" for name in sorted(inside) if _is_content(name)]
+    return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 # %% ../nbs/0_ground/00_core.ipynb #c0de0005
 def cpu_has_bf16() -> bool:
@@ -175,17 +222,24 @@ def cpu_has_bf16() -> bool:
     return any("bf16" in name and there for name, there in torch.cpu.get_capabilities().items())
 
 # %% ../nbs/0_ground/00_core.ipynb #c0de0002
+_UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError)
+
+
 def read_checkpoint(path: str | os.PathLike) -> dict:
     """Read the dictionary in a `.safetensors` or PyTorch file, on the CPU; no code in the file is run.
 
-    Raises `CcellaError` where the file is missing, damaged, or holds anything but plain values and tensors.
+    Raises:
+        CcellaError: the file is missing, damaged, or holds anything but plain values and tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise CcellaError(f"{path}: no such file, expected weights")
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError) as error:
+        if path.suffix == ".safetensors":
+            found = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
         raise CcellaError(f"{path}: not a readable checkpoint of tensors only ({type(error).__name__})") from error
     if not isinstance(found, dict):
         raise CcellaError(f"{path}: found a {type(found).__name__}, expected a dictionary of weights")
@@ -193,15 +247,26 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
 
 
 def state_in(checkpoint: dict, source: str, *wrappers: str) -> dict[str, Tensor]:
-    """Take the state dictionary out of `checkpoint`, bare or under one of the keys `wrappers`, without the `module.` of data-parallel training.
+    """Take the state dictionary out of a checkpoint, without the `module.` of data-parallel training.
 
-    Raises `CcellaError` where that is not a dictionary of tensors.
+    Args:
+        checkpoint: what `read_checkpoint` gave.
+        source: where it comes from, for the error.
+        *wrappers: keys under which the weights may lie; else they lie bare.
+
+    Raises:
+        CcellaError: what is found is not a dictionary of tensors.
     """
-    state = next((checkpoint[k] for k in wrappers if k in checkpoint), checkpoint)
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CcellaError(f"{source}: expected weights by name{', bare or under ' + ' or '.join(wrappers) if wrappers else ''}, found {', '.join(sorted(map(str, checkpoint))[:5]) or 'nothing'}")
-    data_parallel = all(str(k).startswith("module.") for k in state)
-    return {k.removeprefix("module.") if data_parallel else k: v for k, v in state.items()}
+    state = next((checkpoint[key] for key in wrappers if key in checkpoint), checkpoint)
+    is_table = isinstance(state, dict) and len(state) > 0
+    if not is_table or not all(isinstance(value, Tensor) for value in state.values()):
+        places = f", bare or under {' or '.join(wrappers)}" if wrappers else ""
+        keys = ", ".join(sorted(map(str, checkpoint))[:5]) or "nothing"
+        raise CcellaError(f"{source}: expected weights by name{places}, found {keys}")
+    data_parallel = all(str(name).startswith("module.") for name in state)
+    if not data_parallel:
+        return dict(state)
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 # %% ../nbs/0_ground/00_core.ipynb #c153c784
 def _names_and_shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -246,16 +311,30 @@ def check_weights(
         )
 
 # %% ../nbs/0_ground/00_core.ipynb #8ba93784
-PACKAGES = ("ccella", "torch", "monai", "transformers", "diffusers", "accelerate", "numpy", "scipy", "pandas", "scikit-learn", "nibabel", "SimpleITK")
+PACKAGES = (
+    "ccella",
+    "torch",
+    "monai",
+    "transformers",
+    "diffusers",
+    "accelerate",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "nibabel",
+    "SimpleITK",
+)
 
 
 def _git(*command: str) -> str | None:
     """Run git in the checkout that holds this package; None where there is no git or no such checkout."""
-    root = Path(importlib.util.find_spec("ccella").origin).resolve().parents[1]
+    root = packaged().resolve().parent
     if not (root / ".git").exists():
         return None
+    options = {"cwd": root, "capture_output": True, "text": True, "check": True, "timeout": 20}
     try:
-        return subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        return subprocess.run(["git", *command], **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -266,14 +345,15 @@ def _version(package: str) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         return None
 
-
+# %% ../nbs/0_ground/00_core.ipynb #3b61fd81
 def provenance(**extra) -> dict:
-    """Describe the code, packages and machine of this moment, and whatever is passed as `extra` (weights' sha256, seeds, …)."""
+    """Describe the code, packages and machine of this moment, and whatever is passed as `extra` (seeds, …)."""
     changes = _git("status", "--porcelain", "--untracked-files=no")
+    versions = {name: _version(name) for name in PACKAGES}
     found = {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": {"commit": _git("rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)},
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {name: version for name, version in versions.items() if version},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "threads": torch.get_num_threads(),
