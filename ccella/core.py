@@ -189,7 +189,7 @@ def noise_for(
 
 # %% ../nbs/0_ground/00_core.ipynb #5559f303
 def box_coordinates(x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b 3 x y z"]:
-    """Give each voxel's position in the box, -1 to 1 from the first voxel's centre to the last one's, along each axis."""
+    """Give each voxel's position in the box, per axis: -1 at the first voxel's centre, 1 at the last one's."""
     positions = [torch.linspace(-1, 1, n, device=x.device, dtype=x.dtype) for n in x.shape[2:]]
     axes = torch.meshgrid(*positions, indexing="ij")
     return torch.stack(axes).expand(len(x), -1, -1, -1, -1)
