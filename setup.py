@@ -53,7 +53,7 @@ setup(
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
     ],
     packages=find_packages(include=[s["lib_path"], s["lib_path"] + ".*"]),
-    package_data={s["lib_path"]: ["*.css", "recipes/*.yaml", "weights/**/*", "grid/**/*"]},
+    package_data={s["lib_path"]: ["*.css", "recipes/*.yaml", "weights/**/*", "grid/**/*", "organs/**/*.yaml"]},
     include_package_data=False,
     python_requires=">=" + s["min_python"],
     install_requires=s["requirements"].split(),

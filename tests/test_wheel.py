@@ -60,7 +60,7 @@ def run(target, cwd, *command):
 def test_wheel_holds_what_the_package_reads(wheel):
     within = {
         p.relative_to(ROOT).as_posix()
-        for kind in ("recipes", "weights", "grid")
+        for kind in ("recipes", "weights", "grid", "organs")
         for p in (PACKAGE / kind).rglob("*")
         if p.is_file()
     }
