@@ -11,7 +11,7 @@ __all__ = ['COLOURS', 'TITLES', 'STYLE', 'THEME', 'styled', 'INCHES_A_LETTER', '
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from textwrap import wrap
 
 import matplotlib
@@ -219,6 +219,23 @@ def _row_caption(exams: Sequence[Shown], width: int) -> list[str]:
     return wrap("  |  ".join(captions), width)
 
 # %% ../nbs/0_ground/02_figures.ipynb #7c559b87
+_CAPTION = {"xycoords": "axes fraction", "va": "top", "fontsize": 8, "color": "0.25", "annotation_clip": False}
+
+
+def _draw_row(
+    axes: Sequence[Axes],
+    exams: Mapping[str, Shown],
+    columns: Sequence[tuple[str, str]],
+    windows: Mapping[str, tuple[float, float]],
+    caption: str,
+) -> None:
+    """Draw one exam of each group, a picture per column (sequence, group), and the caption below the first."""
+    for ax, (sequence, group) in zip(axes, columns):
+        exam = exams[group]
+        draw_slice(ax, exam.volumes[sequence], exam.k, windows[sequence], exam.outline)
+    axes[0].annotate(caption, (0, -0.03), **_CAPTION)
+
+# %% ../nbs/0_ground/02_figures.ipynb #413dcc36
 @styled
 def montage(
     groups: Mapping[str, Sequence[Shown]],
@@ -241,26 +258,20 @@ def montage(
     sequences = list(sequences or (first_group[0].volumes if first_group else ()))
     _check_montage(groups, sequences)
     windows = windows or windows_of(first_group)
-    first, columns = first_group[0], [(sequence, group) for sequence in sequences for group in groups]
+    columns = list(product(sequences, groups))
     letters = int(size * len(columns) / INCHES_A_LETTER)
     captions = [_row_caption(exams, letters) for exams in zip(*groups.values())]
     room_below = 0.17 * max(len(lines) for lines in captions)
     room_above = 0.22 + 0.15 * (len(groups) > 1)
-    fig, axes = picture_grid(len(captions), len(columns), first.shape, first.spacing_mm, size, room_above, room_below)
+    shape, spacing_mm = first_group[0].shape, first_group[0].spacing_mm
+    fig, axes = picture_grid(len(captions), len(columns), shape, spacing_mm, size, room_above, room_below)
     for row, lines in enumerate(captions):
-        for ax, (sequence, group) in zip(axes[row], columns):
-            exam = groups[group][row]
-            draw_slice(ax, exam.volumes[sequence], exam.k, windows[sequence], exam.outline)
-        _write_caption(axes[row, 0], lines)
+        exams = {group: exams[row] for group, exams in groups.items()}
+        _draw_row(axes[row], exams, columns, windows, "\n".join(lines))
     for ax, (sequence, group) in zip(axes[0], columns):
         second_line = f"\n{group}" if len(groups) > 1 else ""
         ax.set_title(TITLES.get(sequence, sequence) + second_line, fontsize=9)
     return fig
-
-
-def _write_caption(ax: Axes, lines: Sequence[str]) -> None:
-    below, where = (0, -0.03), "axes fraction"
-    ax.annotate("\n".join(lines), below, xycoords=where, va="top", fontsize=8, color="0.25", annotation_clip=False)
 
 # %% ../nbs/0_ground/02_figures.ipynb #dbcd4b0f
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from runs import MARKER, REPORT, ccella, state, write_generator
 from ccella.core import CcellaError
 from ccella.exams.cohort import Cohort
 from ccella.exams.prepare import prepare_exam
-from ccella.models.latents import Vae, encode_cohort
+from ccella.models.autoencoder import Vae
+from ccella.models.latents import encode_cohort
 from ccella.models.ldm import LatentDiffusion, check_folder, load_model, save_model
 from ccella.recipe import load_recipe
 
@@ -341,9 +342,9 @@ def test_runs_that_are_none_or_of_another_recipe(generator, tmp_path):
 
 
 def test_a_run_of_another_recipe_begun(tmp_path):
-    from ccella.studies.engine import Run, prepare
+    from ccella.studies.run import Run, write_request
 
-    prepare(Run(tmp_path / "mine"), "tiny")
+    write_request(Run(tmp_path / "mine"), "tiny")
     refused(
         tmp_path,
         "run",

@@ -297,7 +297,7 @@ def engine(monkeypatch):
     from ccella.studies import engine
 
     asked = []
-    signature = inspect.signature(engine.execute)
+    signature = inspect.signature(engine.execute_run)
 
     def note(*args, **kwargs):
         request = signature.bind(*args, **kwargs)
@@ -305,7 +305,7 @@ def engine(monkeypatch):
         asked.append(request.arguments)
         return ["cohort"]
 
-    monkeypatch.setattr(engine, "execute", note)
+    monkeypatch.setattr(engine, "execute_run", note)
     return asked
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ccella.models.ldm import Conditioning, LatentDiffusion, count_parameters, from_released
+from ccella.models.ldm import Conditioning, LatentDiffusion, count_parameters
+from ccella.models.released import from_released
 from ccella.recipe import load_recipe
 
 GOLDEN = Path(__file__).parent / "golden"

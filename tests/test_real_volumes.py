@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ccella.exams.cohort import Cohort
-from ccella.exams.prepare import prepare_exam, resample, restore, to_original, to_unit
+from ccella.exams.prepare import prepare_exam, resample_volume, restore, to_original, to_unit
 from ccella.exams.volumes import check_cohort, read_volume, write_volume
 from ccella.recipe import load_recipe
 
@@ -128,7 +128,7 @@ def test_there_and_back(exam, tmp_path, capsys):
     np.testing.assert_allclose(corners(image.shape, image.affine), corners(shape, affine), atol=1e-2)
 
     original, (low, high) = read_volume(exam.files["mr"]), prepared.limits["mr"]
-    _, inside = resample(prepared.x[0], prepared.affine, original.array.shape, prepared.original_affine)
+    _, inside = resample_volume(prepared.x[0], prepared.affine, original.array.shape, prepared.original_affine)
     one, two = (to_unit(v.array, (low, high))[inside] for v in (original, read_volume(written)))
     size, spacing = "×".join(map(str, shape)), RECIPE["grid"]["spacing_mm"]
     with capsys.disabled():
@@ -151,7 +151,7 @@ def test_there_and_back(exam, tmp_path, capsys):
 def test_through_the_vae(exam, tmp_path, capsys):
     import torch
 
-    from ccella.models.latents import decode_exam, encode_exam, load_vae
+    from ccella.models.autoencoder import decode_exam, encode_exam, load_vae
 
     prepared = prepare_exam(exam, load_recipe("phantom", RECIPE))
     vae = load_vae("shipped")

@@ -16,7 +16,8 @@ from ccella.core import CcellaError
 from ccella.exams.cohort import Cohort
 from ccella.models.text import save_text_encoder, small_t5_config, train_tokenizer
 from ccella.recipe import load_recipe
-from ccella.studies.engine import COMMON, STAGES, Run, execute, find_notebooks
+from ccella.studies.engine import execute_run, find_notebooks
+from ccella.studies.run import COMMON_PARAMETERS, STAGES, Run
 
 pytestmark = pytest.mark.slow  # one run, in this order: a file stays in one process
 SMALL = {
@@ -44,7 +45,7 @@ def run(tmp_path_factory):
 
 
 def start(run, encoder, parameters=SMALL, targets=None, **overrides):
-    return execute(run, load_recipe("tiny", {"text.encoder": encoder} | overrides), targets, parameters, cores=2)
+    return execute_run(run, load_recipe("tiny", {"text.encoder": encoder} | overrides), targets, parameters, cores=2)
 
 
 def errors(notebook: Path) -> list[str]:
@@ -66,7 +67,7 @@ def made(run) -> dict:
 def test_a_notebook_takes_the_parameters_that_its_stage_knows(stage):
     told = inspect_notebook(str(find_notebooks() / STAGES[stage].notebook))
     fields = STAGES[stage].parameters.model_fields
-    assert set(told) == {*COMMON, *fields}
+    assert set(told) == {*COMMON_PARAMETERS, *fields}
     assert {k: told[k]["default"].strip("\"'") for k in fields} == {k: str(f.default) for k, f in fields.items()}
 
 
@@ -138,7 +139,7 @@ def test_one_sequence(tmp_path, encoder):
 def test_a_run_of_another_recipe_is_refused(run):
     before = made(run)
     with pytest.raises(CcellaError, match="holds a run of recipe 'tiny', asked for 'phantom'"):
-        execute(run, "phantom")
+        execute_run(run, "phantom")
     assert made(run) == before
 
 
@@ -158,10 +159,10 @@ def test_killed_in_the_middle_of_training(run, encoder):
     steps = 400
     call = f"""
 from ccella.recipe import load_recipe
-from ccella.studies.engine import execute
+from ccella.studies.engine import execute_run
 
 recipe = load_recipe("tiny", {{"text.encoder": {encoder!r}, "train.steps": {steps}}})
-execute({str(run.folder)!r}, recipe, ["train"], cores=2)
+execute_run({str(run.folder)!r}, recipe, ["train"], cores=2)
 """
     log, former = run.model / "metrics.csv", (run.model / "of.json").read_text()
     process = subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -17,17 +17,18 @@ from ccella.exams.cohort import Cohort
 from ccella.organs.prostate.phantom import write_phantoms
 from ccella.recipe import load_recipe
 from ccella.studies.adaptation import (
-    AdaptParameters,
-    adapt_parameters,
+    AdaptationParameters,
+    adaptation_parameters,
     analyse_adaptation,
     make_sets,
-    plan_study,
-    run_study,
+    plan_adaptation,
+    run_adaptation,
     run_training,
     trainings,
     write_tables,
 )
-from ccella.studies.engine import ENGINE, Run, engine_command, hold, run_engine, write_plan
+from ccella.studies.engine import engine_command, run_engine, write_plan
+from ccella.studies.run import ENGINE_PID, Run, hold
 
 RECIPE = load_recipe("tiny", {"name": "adapt", "classifier.epochs": 1, "classifier.target_epochs": 1})
 DUMMY = """import json, os, time
@@ -106,9 +107,9 @@ def test_a_gpu_is_taken_in_turns_and_cores_are_not(tmp_path):
 def test_a_study_of_full_size_dry_run(tmp_path, profile):
     """102 trainings, what they share and the table; a slot of a GPU in the profiles that have GPUs, and only there."""
     run, recipe = Run(tmp_path / "full"), load_recipe("ccellapp")
-    plan = plan_study(run, recipe, {"adapt": AdaptParameters().model_dump(mode="json")}, 8)
+    plan = plan_adaptation(run, recipe, {"adapt": AdaptationParameters().model_dump(mode="json")}, 8)
     command = engine_command(run.folder, write_plan(run.folder, plan, "cuda"), ["table"], 8, profile, "--dry-run")
-    env = {k: v for k, v in os.environ.items() if k != ENGINE}
+    env = {k: v for k, v in os.environ.items() if k != ENGINE_PID}
     told = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     assert re.search(r"^total +104$", told, re.MULTILINE), told[-2000:]
     jobs = told.split("rule bpMRI_synthetic_6p25_t2:")[1].split("\n\n")[0]
@@ -165,13 +166,13 @@ def test_a_killed_study_resumes_with_nothing_lost_and_nothing_done_twice(tmp_pat
     run = Run(tmp_path / "killed")
     call = f"""
 from ccella.recipe import load_recipe
-from ccella.studies.adaptation import run_study
+from ccella.studies.adaptation import run_adaptation
 
 recipe = load_recipe("tiny", {{"name": "adapt", "classifier.epochs": 1, "classifier.target_epochs": 1}})
-run_study({str(run.folder)!r}, recipe, {asked!r}, cores=2)
+run_adaptation({str(run.folder)!r}, recipe, {asked!r}, cores=2)
 """
     process = subprocess.Popen([sys.executable, "-c", call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    names = list(trainings(AdaptParameters(**asked)))
+    names = list(trainings(AdaptationParameters(**asked)))
     log = run.folder / "logs" / "engine.log"
 
     def finished():
@@ -190,16 +191,16 @@ run_study({str(run.folder)!r}, recipe, {asked!r}, cores=2)
     assert "ready" in before and 2 <= len(before) < 7
     time.sleep(2)
     assert finished() == before, "the study went on unseen"
-    assert set(run_study(run, None, {}, cores=2)) == {"ready", *names, "table"} - set(before)
+    assert set(run_adaptation(run, None, {}, cores=2)) == {"ready", *names, "table"} - set(before)
     assert {n: run.metrics(n).stat().st_mtime_ns for n in before} == before
-    assert run_study(run, None, {}, cores=2) == []
+    assert run_adaptation(run, None, {}, cores=2) == []
 
     torch.set_num_threads(1)
     whole = Run(tmp_path / "whole")
     RECIPE.dump(whole.folder / "recipe.yaml")
     write_json(
         whole.folder / "study.json",
-        {"adapt": adapt_parameters(asked, {}).model_dump(mode="json"), "show_reports": False},
+        {"adapt": adaptation_parameters(asked, {}).model_dump(mode="json"), "show_reports": False},
     )
     make_sets(whole)
     for name in names:

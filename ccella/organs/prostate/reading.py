@@ -7,6 +7,7 @@ __all__ = ['Sighting', 'Reading', 'read_report']
 
 # %% ../../../nbs/2_organs/prostate/22_reading.ipynb #13c8c12f
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .findings import AP_OF_ZONE
@@ -14,7 +15,8 @@ from .findings import AP_OF_ZONE
 # %% ../../../nbs/2_organs/prostate/22_reading.ipynb #7184d2dd
 @dataclass(frozen=True)
 class Sighting:
-    "A lesion as a report states it; what it leaves open is None."
+    """A lesion as a report states it; what it leaves open is None."""
+
     zone: str
     side: str
     level: str
@@ -26,71 +28,157 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Reading:
-    "What a report says: overall category (None where it gives no scores), suspicion (None where it says neither), lesions, index first."
+    """What a report says: its category and suspicion, None where it says neither, and its lesions, index first."""
+
     pirads: int | None
     suspicious: bool | None
     lesions: tuple[Sighting, ...]
 
     @property
     def index(self) -> Sighting | None:
-        "The index lesion as stated."
+        """The index lesion as stated."""
         return self.lesions[0] if self.lesions else None
 
 # %% ../../../nbs/2_organs/prostate/22_reading.ipynb #3187c664
-_ZONE_WORDS = {"AFS": r"anterior (?:fibromuscular )?stroma|AFM?S\b", "PZ": r"peripheral zone|\b[RL]?PZ(?:pl|pm|a|p)?\b", "TZ": r"transition(?:al)? zone|\b[RL]?TZ[ap]?\b", "CZ": r"central zone|\b[RL]?CZ\b"}
-_SIDE_PATTERNS = {"left": r"(?i:\bleft\b)|\bL(?=\b(?!\d)|[PTC]Z)", "right": r"(?i:\bright\b)|\bR(?=\b(?!\d)|[PTC]Z)", "midline": r"(?i:\bmidline\b)"}
-_LEVEL_PATTERNS = {"base": r"\b(?:base|basal)\b", "mid": r"\bmid(?:-?gland|-third)?\b|\bmiddle third\b", "apex": r"\b(?:apex|apical)\b"}
-_AP_PATTERNS = {"posterolateral": r"posterolateral|\wZpl\b", "posteromedial": r"posteromedial|\wZpm\b", "anterior": r"anterior|\wZa\b", "posterior": r"posterior|\wZp\b"}
+_ZONE_WORDS = {
+    "AFS": r"anterior (?:fibromuscular )?stroma|AFM?S\b",
+    "PZ": r"peripheral zone|\b[RL]?PZ(?:pl|pm|a|p)?\b",
+    "TZ": r"transition(?:al)? zone|\b[RL]?TZ[ap]?\b",
+    "CZ": r"central zone|\b[RL]?CZ\b",
+}
+_SIDE_WORDS = {
+    "left": r"(?i:\bleft\b)|\bL(?=\b(?!\d)|[PTC]Z)",
+    "right": r"(?i:\bright\b)|\bR(?=\b(?!\d)|[PTC]Z)",
+    "midline": r"(?i:\bmidline\b)",
+}
+_LEVEL_WORDS = {
+    "base": r"\b(?:base|basal)\b",
+    "mid": r"\bmid(?:-?gland|-third)?\b|\bmiddle third\b",
+    "apex": r"\b(?:apex|apical)\b",
+}
+_AP_WORDS = {
+    "posterolateral": r"posterolateral|\wZpl\b",
+    "posteromedial": r"posteromedial|\wZpm\b",
+    "anterior": r"anterior|\wZa\b",
+    "posterior": r"posterior|\wZp\b",
+}
+
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #5958e962
+def _first_named(patterns: Mapping[str, str], text: str, flags: int = 0) -> str | None:
+    """Return the name whose pattern occurs; the first listed where the text names several."""
+    return next((name for name, pattern in patterns.items() if re.search(pattern, text, flags)), None)
+
+
+def _find_place(sentence: str) -> tuple[str, str, str, str | None] | None:
+    """Read (zone, side, level, ap) where one sentence names the first three."""
+    zone = _first_named(_ZONE_WORDS, sentence, re.IGNORECASE)
+    side = _first_named(_SIDE_WORDS, sentence)
+    level = _first_named(_LEVEL_WORDS, sentence, re.IGNORECASE)
+    if zone is None or side is None or level is None:
+        return None
+    positions = AP_OF_ZONE[zone]
+    if len(positions) == 1:
+        return zone, side, level, positions[0]
+    return zone, side, level, _first_named(_AP_WORDS, sentence, re.IGNORECASE)
+
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #6cc2a3d1
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(?: ?[x×] ?\d+(?:\.\d+)?)* ?(mm|cm)\b(?![2²/])")
-_CATEGORY = re.compile(r"PI-?RADS(?: v(?:ersion )?2(?:\.\d)?)?[^\d\n.]{0,30}([1-5])(?!\d|\.\d)", re.IGNORECASE)
-_IMPRESSION = re.compile(r"^(?:impression|imp|conclusion|opinion|assessment|summary|in summary|in conclusion|to summari[sz]e)\b", re.IGNORECASE | re.MULTILINE)
+_CATEGORY = re.compile(
+    r"PI-?RADS(?: v(?:ersion )?2(?:\.\d)?)?[^\d\n.]{0,30}([1-5])(?!\d|\.\d)",
+    re.IGNORECASE,
+)
 _SUSPICION = re.compile(r"\b(?:equivocal|indeterminate|suspicious)\b", re.IGNORECASE)
 _DENIED = re.compile(r"\b(?:no|not|without|nor|nothing|nowhere)\b[^.\n]*", re.IGNORECASE)
 
 
-def _only(patterns: dict[str, str], text: str, flags: int = 0) -> str | None:
-    "Return the one name whose pattern occurs; the first listed where the text names several."
-    return next((name for name, pattern in patterns.items() if re.search(pattern, text, flags)), None)
-
-
-def _place(unit: str) -> tuple[str, str, str, str | None] | None:
-    "Read (zone, side, level, ap) where one sentence names the first three."
-    zone = _only(_ZONE_WORDS, unit, re.IGNORECASE)
-    side, level = _only(_SIDE_PATTERNS, unit), _only(_LEVEL_PATTERNS, unit, re.IGNORECASE)
-    if not (zone and side and level):
+def _size_mm(text: str) -> float | None:
+    """Read the first size of a text, to a tenth of a millimetre."""
+    found = _SIZE.search(text)
+    if found is None:
         return None
-    return zone, side, level, AP_OF_ZONE[zone][0] if len(AP_OF_ZONE[zone]) == 1 else _only(_AP_PATTERNS, unit, re.IGNORECASE)
+    number, unit = found.groups()
+    return round(float(number) * (10 if unit == "cm" else 1), 1)
+
+
+def _claims_suspicion(text: str) -> bool:
+    """Whether a text calls anything suspicious, denials left out."""
+    return bool(_SUSPICION.search(_DENIED.sub("", text)))
 
 # %% ../../../nbs/2_organs/prostate/22_reading.ipynb #f73cdc3c
 def _sightings(text: str) -> list[Sighting]:
-    "Read the lesions of a text in its order; a lesion's description ends with its paragraph at the latest."
-    return [found for paragraph in re.split(r"\n\s*\n", text) for found in _paragraph_sightings(paragraph)]
-
-
-def _paragraph_sightings(text: str) -> list[Sighting]:
-    units = [u for line in text.splitlines() for u in re.split(r"(?<=[.;])\s+(?=[A-Z(])", line) if u.strip()]
-    starts = [i for i, unit in enumerate(units) if _place(unit)]
+    """Read the lesions of a text in its order."""
     found = []
-    for start, end in zip(starts, starts[1:] + [len(units)]):
-        block = " . ".join(units[start:end])
-        size, stated = _SIZE.search(block), _CATEGORY.search(block)
-        zone, side, level, ap = _place(units[start])
-        pirads = int(stated[1]) if stated else None
-        mm = None if not size else round(float(size[1]) * (10 if size[2] == "cm" else 1), 1)
-        suspicious = pirads >= 3 if stated else bool(_SUSPICION.search(_DENIED.sub("", block)))
-        found.append(Sighting(zone, side, level, ap, mm, pirads, suspicious))
+    for paragraph in re.split(r"\n\s*\n", text):
+        found += _paragraph_sightings(paragraph)
     return found
 
 
+def _sentences(paragraph: str) -> list[str]:
+    """Part a paragraph at its lines, and a line at the stops before a capital or a bracket."""
+    parts = []
+    for line in paragraph.splitlines():
+        parts += re.split(r"(?<=[.;])\s+(?=[A-Z(])", line)
+    return [part for part in parts if part.strip()]
+
+
+def _paragraph_sightings(paragraph: str) -> list[Sighting]:
+    """Read the lesions of one paragraph."""
+    sentences = _sentences(paragraph)
+    starts = [i for i, sentence in enumerate(sentences) if _find_place(sentence)]
+    found = []
+    for start, end in zip(starts, [*starts[1:], len(sentences)]):
+        place = _find_place(sentences[start])
+        description = " . ".join(sentences[start:end])
+        stated = _CATEGORY.search(description)
+        pirads = int(stated[1]) if stated else None
+        suspicious = pirads >= 3 if stated else _claims_suspicion(description)
+        found.append(Sighting(*place, _size_mm(description), pirads, suspicious))
+    return found
+
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #7ad1b20e
+_IMPRESSION = re.compile(
+    r"^(?:impression|imp|conclusion|opinion|assessment|summary|in summary|in conclusion|to summari[sz]e)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def _body_and_impression(text: str) -> tuple[str, str]:
+    """Part a report at its impression."""
+    headings = list(_IMPRESSION.finditer(text))
+    if not headings:
+        return text, text
+    start = headings[-1].start()
+    return text[:start], text[start:]
+
+
+def _in_order_of(lesions: list[Sighting], listed: list[Sighting]) -> list[Sighting]:
+    """Sort lesions as they are listed elsewhere, by place and size; those not listed come last."""
+    order = [_key(lesion) for lesion in listed]
+
+    def position(lesion: Sighting) -> int:
+        """Where a lesion stands in the order."""
+        key = _key(lesion)
+        return order.index(key) if key in order else len(order)
+
+    return sorted(lesions, key=position)
+
+
+def _key(lesion: Sighting) -> tuple:
+    """What makes two sightings the same lesion."""
+    return lesion.zone, lesion.side, lesion.level, lesion.ap, lesion.size_mm
+
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #8d35adc1
 def read_report(text: str) -> Reading:
-    "Recover the overall category, the suspicion and the lesions from a report in any wording of ours."
-    marks = list(_IMPRESSION.finditer(text))
-    body, impression = (text[:marks[-1].start()], text[marks[-1].start():]) if marks else (text, text)
-    order = [(x.zone, x.side, x.level, x.ap, x.size_mm) for x in _sightings(impression)]
-    lesions = _sightings(body) or _sightings(impression)
-    lesions.sort(key=lambda x: order.index(key) if (key := (x.zone, x.side, x.level, x.ap, x.size_mm)) in order else len(order))
-    categories = [int(c) for c in _CATEGORY.findall(impression)]
-    pirads = max(categories, default=None)
-    if pirads is not None or lesions:
-        return Reading(pirads, pirads >= 3 if pirads is not None else any(x.suspicious for x in lesions), tuple(lesions))
-    return Reading(None, None if not text.strip() else bool(_SUSPICION.search(_DENIED.sub("", impression))), ())
+    """Recover the overall category, the suspicion and the lesions from a report in any wording of ours."""
+    body, impression = _body_and_impression(text)
+    concluded = _sightings(impression)
+    lesions = tuple(_in_order_of(_sightings(body) or concluded, concluded))
+    categories = [int(category) for category in _CATEGORY.findall(impression)]
+    if categories:
+        pirads = max(categories)
+        return Reading(pirads, pirads >= 3, lesions)
+    if lesions:
+        return Reading(None, any(lesion.suspicious for lesion in lesions), lesions)
+    if not text.strip():
+        return Reading(None, None, ())
+    return Reading(None, _claims_suspicion(impression), ())
