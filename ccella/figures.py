@@ -235,6 +235,12 @@ def _draw_row(
         draw_slice(ax, exam.volumes[sequence], exam.k, windows[sequence], exam.outline)
     axes[0].annotate(caption, (0, -0.03), **_CAPTION)
 
+
+def _write_titles(axes: Sequence[Axes], columns: Sequence[tuple[str, str]], name_groups: bool) -> None:
+    for ax, (sequence, group) in zip(axes, columns):
+        second_line = f"\n{group}" if name_groups else ""
+        ax.set_title(TITLES.get(sequence, sequence) + second_line, fontsize=9)
+
 # %% ../nbs/0_ground/02_figures.ipynb #413dcc36
 @styled
 def montage(
@@ -268,9 +274,7 @@ def montage(
     for row, lines in enumerate(captions):
         exams = {group: exams[row] for group, exams in groups.items()}
         _draw_row(axes[row], exams, columns, windows, "\n".join(lines))
-    for ax, (sequence, group) in zip(axes[0], columns):
-        second_line = f"\n{group}" if len(groups) > 1 else ""
-        ax.set_title(TITLES.get(sequence, sequence) + second_line, fontsize=9)
+    _write_titles(axes[0], columns, len(groups) > 1)
     return fig
 
 # %% ../nbs/0_ground/02_figures.ipynb #dbcd4b0f
