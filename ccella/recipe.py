@@ -82,13 +82,21 @@ class Organ:
     intensities: Mapping[tuple[str, str], tuple[float, float, float]] = field(default_factory=dict)
 
     def check_rule(self, rule: str) -> None:
-        """Raise `CcellaError` for a label rule that the organ does not have."""
-        if rule not in self.label_rules:
+        """Refuse a label rule that the organ does not have.
+
+        Raises:
+            CcellaError: `rule` is no name of a rule.
+        """
+        if not isinstance(rule, str) or rule not in self.label_rules:
             expected = ", ".join(self.label_rules)
-            raise CcellaError(f"label rule {rule!r} is not known, expected one of {expected}")
+            raise CcellaError(f"label rule: found {rule!r}, expected one of {expected}; correct the name")
 
     def label(self, facts: Facts, rule: str) -> int | None:
-        """Make an exam's class by a rule; raise `CcellaError` for a rule that the organ does not have."""
+        """Make an exam's class by a rule: 1, 0, or None where it cannot be known.
+
+        Raises:
+            CcellaError: the organ has no such rule.
+        """
         self.check_rule(rule)
         return self.label_rules[rule](facts)
 

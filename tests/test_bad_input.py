@@ -437,5 +437,5 @@ def test_other_peoples_folders_are_kept(cohort, generator, tmp_path):
         tmp_path / "rule",
         "--label-rule",
         "guess",
-        words=["'guess' is not known, expected one of pirads, histology"],
+        words=["label rule: found 'guess', expected one of pirads, histology"],
     )

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -31,6 +31,10 @@ from ccella.exams.tables import (
 from ..recipe import DEFAULT_ORGAN, Organ, load_organ
 
 # %% ../../nbs/1_exams/11_cohort.ipynb #40228e37
+def _unknown_facts() -> dict[str, int | None]:
+    return dict.fromkeys(load_organ(DEFAULT_ORGAN).facts)
+
+
 @dataclass(frozen=True)
 class Exam:
     """One row of a cohort: who, where, which files, which truth. None and "" mean unknown."""
@@ -44,14 +48,18 @@ class Exam:
     gland: Path | None = None
     report_path: Path | None = None
     truth: Path | None = None
-    facts: dict[str, int | None] = field(default_factory=dict)  # the organ's, such as pirads and isup
+    facts: dict[str, int | None] = field(default_factory=_unknown_facts)  # all of the organ's
     label: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     # scanner units that stand for 0 and 1, where the cohort says them (`limits` of cohort.json)
     limits: dict[str, tuple[float, float]] | None = None
 
     def __getattr__(self, name: str) -> int | None:
-        """Give a fact by its name. Raises `AttributeError` where the organ has no such fact."""
+        """Give a fact by its name.
+
+        Raises:
+            AttributeError: the organ has no such fact.
+        """
         facts = self.__dict__.get("facts", {})
         if name not in facts:
             raise AttributeError(f"an exam has no {name!r}")
@@ -118,13 +126,16 @@ def _facts_of(row: Mapping[str, Any], organ: Organ) -> dict[str, int | None]:
     return {name: _whole(row[name]) for name in organ.facts}
 
 
+def _stated(facts: Mapping[str, int | None]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
 def _contradicted_label(row: Mapping[str, Any], organ: Organ, label_rule: str) -> list[str]:
     facts, label = _facts_of(row, organ), _whole(row["label"])
     by_rule = organ.label(facts, label_rule)
     if row["kind"] == "synthetic" or None in (by_rule, label) or by_rule == label:
         return []
-    stated = ", ".join(f"{name} {value}" for name, value in facts.items())
-    expected = f"{by_rule} by the rule {label_rule!r} ({stated})"
+    expected = f"{by_rule} by the rule {label_rule!r} ({_stated(facts)})"
     advice = "correct the cell, leave it empty, or state the rule in cohort.json"
     return [problem(row["exam_id"], "label", str(label), expected, advice)]
 
@@ -165,7 +176,7 @@ class Cohort:
         root: str | os.PathLike,
         rows: Sequence[Mapping[str, Any]],
         label_rule: str | None = None,
-        sequences: Sequence[str] | None = None,
+        sequences: Sequence[str] | Literal["organ"] | None = "organ",
         meta: Mapping | None = None,
         where: Path | None = None,
     ) -> "Cohort":
@@ -175,7 +186,8 @@ class Cohort:
             root: the folder that paths are relative to.
             rows: column → value; None and NA are empty.
             label_rule: a rule of the organ; its first (`pirads`) where None.
-            sequences: names of the sequence columns; all of the organ's where None.
+            sequences: names of the sequence columns; "organ": all of the organ's; None: those of the organ's that a
+                row has.
             meta: what else `cohort.json` says.
             where: the file that errors name; `cohort.csv` in `root` where None.
 
@@ -257,7 +269,7 @@ def _checked_cohort(
     root: Path,
     rows: Sequence[Mapping[str, Any]],
     label_rule: str | None,
-    sequences: Sequence[str] | None,
+    sequences: Sequence[str] | Literal["organ"] | None,
     meta: dict[str, Any],
     where: Path,
 ) -> Cohort:
@@ -266,8 +278,9 @@ def _checked_cohort(
     organ = _organ_of(meta, where)
     text = [_texts_of(row) for row in rows]
     header = list(dict.fromkeys(column for row in text for column in row))
-    named = sequences or [rule.name for rule in organ.sequences]
-    sequences = sequences_of(header, named, organ, where)
+    if isinstance(sequences, str) and sequences == "organ":
+        sequences = [rule.name for rule in organ.sequences]
+    sequences = sequences_of(header, sequences, organ, where)
     label_rule = next(iter(organ.label_rules)) if label_rule is None else label_rule
     organ.check_rule(label_rule)
     problems: list[str] = []
@@ -445,14 +458,39 @@ def partition(self: Cohort, fraction: float, seed: int) -> Cohort:
     return _with_table(self, self.table[self.table.patient_id.isin(kept)])
 
 # %% ../../nbs/1_exams/11_cohort.ipynb #66100f5e
+def _lost_labels(lost: pd.DataFrame, organ: Organ, old: str, new: str) -> list[str]:
+    """Word the problem of each exam whose label the old rule made and the new one cannot make."""
+    found = []
+    for row in lost.to_dict("records"):
+        label, facts = row["label"], _stated(_facts_of(row, organ))
+        made = f"{label} by the rule {old!r} ({facts})"
+        expected = f"facts from which the rule {new!r} makes a label"
+        found.append(problem(row["exam_id"], "label", made, expected, "fill them in or leave the exam out"))
+    return found
+
+
 @patch
 def relabel(self: Cohort, rule: str) -> Cohort:
-    """Make every label anew by `rule`; the same cohort where the rule is the same. Raises `CcellaError` for no rule."""
+    """Make every label anew by a rule; the same cohort where the rule is the same.
+
+    A label that was given, of an exam whose facts give none by either rule, is kept.
+
+    Args:
+        rule: a label rule of the organ.
+
+    Raises:
+        CcellaError: an unknown rule, or labels that the cohort's own rule made and `rule` cannot make; it names the
+            exams.
+    """
     self.organ.check_rule(rule)
     if rule == self.label_rule:
         return self
-    labels = _made_labels(self.table, self.organ, rule)
-    return _with_table(self, self.table.reset_index(drop=True).assign(label=labels), label_rule=rule)
+    table = self.table.reset_index(drop=True)
+    before = pd.Series(_made_labels(table, self.organ, self.label_rule))
+    made = pd.Series(_made_labels(table, self.organ, rule))
+    lost = table[table.label.notna() & before.notna() & made.isna()]
+    raise_problems(_lost_labels(lost, self.organ, self.label_rule, rule), self.root / "cohort.csv")
+    return _with_table(self, table.assign(label=made.fillna(table.label)), label_rule=rule)
 
 # %% ../../nbs/1_exams/11_cohort.ipynb #ca993b68
 def _file_problems(exam: Exam) -> list[str]:

@@ -268,8 +268,11 @@ def sequences_of(header: Sequence[str], named: Sequence[str] | None, organ: Orga
         where: the file, for the error.
 
     Raises:
-        CcellaError: a column that is unknown, doubled or missing, or a sequence that is named like another column.
+        CcellaError: a column that is unknown, doubled or missing, a sequence that is named like another column, or a
+            text in place of a list of names.
     """
+    if isinstance(named, str):
+        raise CcellaError(f"{where}, sequences: found {named!r}, expected a list of names; write [{named!r}]")
     usual = [rule.name for rule in organ.sequences]
     sequences = tuple(named) if named else tuple(name for name in usual if name in header)
     _check_sequence_names(sequences, organ, where)
