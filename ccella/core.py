@@ -82,7 +82,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         if not temporary.is_file():
-            raise CcellaError(f"{path}: nothing was written to {temporary.name}, so the file keeps its old content")
+            raise CcellaError(f"{path}: found nothing written to {temporary.name}, expected the file's new content")
         with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
         temporary.chmod(_mode_of_new_files(path.parent))
@@ -126,7 +126,7 @@ def write_json(path: str | os.PathLike, obj) -> None:
     """
     found = _not_finite(obj)
     if found:
-        raise CcellaError(f"{path}: {found}; JSON holds finite numbers only, use null for a number that is not known")
+        raise CcellaError(f"{path}: found that {found}, expected finite numbers; write null for an unknown number")
     text = json.dumps(obj, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_plain)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -141,12 +141,12 @@ def read_json(path: str | os.PathLike):
     try:
         return json.loads(Path(path).read_bytes().decode("utf-8"))
     except FileNotFoundError:
-        raise CcellaError(f"{path}: no such file, expected a JSON file") from None
+        found = "no such file"
     except UnicodeDecodeError as error:
-        raise CcellaError(f"{path}: byte {error.start} is not UTF-8, expected a JSON file") from None
+        found = f"byte {error.start} that is not UTF-8"
     except json.JSONDecodeError as error:
-        found = f"not JSON ({error.msg} in line {error.lineno})"
-        raise CcellaError(f"{path}: {found}; the file is damaged or of another kind") from None
+        found = f"what is not JSON ({error.msg} in line {error.lineno})"
+    raise CcellaError(f"{path}: found {found}, expected a JSON file; restore it or correct the path")
 
 # %% ../nbs/0_ground/00_core.ipynb #a5a7e3a1
 def seed_for(*keys) -> int:
@@ -178,7 +178,7 @@ def noise_for(
     replicates = [0] * len(exam_ids) if replicates is None else list(replicates)
     if len(replicates) != len(exam_ids):
         raise CcellaError(
-            f"noise for {len(exam_ids)} exams was asked with {len(replicates)} replicate numbers; give one per exam"
+            f"noise: found {len(replicates)} replicate numbers for {len(exam_ids)} exams, expected one per exam"
         )
     if not exam_ids:
         return torch.empty(0, *shape)
@@ -211,15 +211,15 @@ def sha256(path: str | os.PathLike) -> str:
         with open(path, "rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     if not path.is_dir():
-        raise CcellaError(f"{path}: no such file or folder, expected weights to hash")
+        raise CcellaError(f"{path}: found no such file or folder, expected weights to hash; correct the path")
     inside = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     lines = [f"{sha256(inside[name])}  {name}\n" for name in sorted(inside) if _is_content(name)]
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
 
 # %% ../nbs/0_ground/00_core.ipynb #c0de0005
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 numbers by instructions of its own."""
-    return any("bf16" in name and there for name, there in torch.cpu.get_capabilities().items())
+    """Say whether this CPU multiplies bf16 numbers by instructions of its own."""
+    return any("bf16" in name and present for name, present in torch.cpu.get_capabilities().items())
 
 # %% ../nbs/0_ground/00_core.ipynb #c0de0002
 _UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError)
@@ -233,14 +233,15 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise CcellaError(f"{path}: no such file, expected weights")
+        raise CcellaError(f"{path}: found no such file, expected weights; correct the path")
     try:
         if path.suffix == ".safetensors":
             found = load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise CcellaError(f"{path}: not a readable checkpoint of tensors only ({type(error).__name__})") from error
+        found = f"what is not a readable checkpoint ({type(error).__name__})"
+        raise CcellaError(f"{path}: found {found}, expected tensors only; fetch or save it again") from error
     if not isinstance(found, dict):
         raise CcellaError(f"{path}: found a {type(found).__name__}, expected a dictionary of weights")
     return found
@@ -262,7 +263,7 @@ def state_in(checkpoint: dict, source: str, *wrappers: str) -> dict[str, Tensor]
     if not is_table or not all(isinstance(value, Tensor) for value in state.values()):
         places = f", bare or under {' or '.join(wrappers)}" if wrappers else ""
         keys = ", ".join(sorted(map(str, checkpoint))[:5]) or "nothing"
-        raise CcellaError(f"{source}: expected weights by name{places}, found {keys}")
+        raise CcellaError(f"{source}: found {keys}, expected weights by name{places}; name the right file")
     data_parallel = all(str(name).startswith("module.") for name in state)
     if not data_parallel:
         return dict(state)

@@ -29,6 +29,13 @@ def axial(volume: Float[np.ndarray, "x y z"], k: int) -> Float[np.ndarray, "rows
     return np.asarray(volume)[::-1, ::-1, k].T
 
 # %% ../nbs/0_ground/02_figures.ipynb #0f524f20
+def _kind(value: object) -> str:
+    """Name what somebody gave in place of what was expected."""
+    if isinstance(value, Mapping) and not value:
+        return "an empty mapping"
+    return f"a value of type {type(value).__name__}"
+
+
 @dataclass(frozen=True)
 class Shown:
     """An exam to draw.
@@ -39,6 +46,9 @@ class Shown:
         outline: a mask (x, y, z) to outline, or None.
         spacing_mm: voxel size along x, y, z in mm, for the pixels' aspect.
         slice_index: the axial slice; None: where the mask is largest, else the middle.
+
+    Raises:
+        CcellaError: `volumes` is no mapping, is empty, or holds what has not three axes.
     """
 
     volumes: Mapping[str, np.ndarray]
@@ -46,6 +56,16 @@ class Shown:
     outline: np.ndarray | None = None
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     slice_index: int | None = None
+
+    def __post_init__(self):
+        """Refuse what is not a mapping of volumes."""
+        if not isinstance(self.volumes, Mapping) or not self.volumes:
+            found = _kind(self.volumes)
+            raise CcellaError(f'Shown: found {found}, expected volumes by sequence; write Shown({{"axt2": volume}})')
+        for sequence, volume in self.volumes.items():
+            if np.ndim(volume) != 3:
+                found = f"{_kind(volume)} of {np.ndim(volume)} axes"
+                raise CcellaError(f"Shown, {sequence}: found {found}, expected a volume (x, y, z)")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -123,7 +143,18 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **g
 
 # %% ../nbs/0_ground/02_figures.ipynb #fd0fcf0b
 def png(fig: Figure, dpi: int = 90) -> bytes:
-    """Give the figure as PNG; the same figure gives the same bytes."""
+    """Give the figure as PNG; the same figure gives the same bytes.
+
+    Args:
+        fig: a matplotlib figure.
+        dpi: dots per inch.
+
+    Raises:
+        CcellaError: `fig` is no figure.
+    """
+    if not isinstance(fig, Figure):
+        advice = 'draw exams first: montage({"exams": [Shown({"axt2": volume})]})'
+        raise CcellaError(f"picture: found {_kind(fig)}, expected a matplotlib Figure; {advice}")
     out = io.BytesIO()
     fig.draw_without_rendering()  # ticks and layout depend on each other: a second pass settles them
     fig.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
@@ -131,7 +162,11 @@ def png(fig: Figure, dpi: int = 90) -> bytes:
 
 
 def picture(fig: Figure):
-    """Give the figure for a notebook's output; a figure outside pyplot is not shown by itself."""
+    """Give the figure for a notebook's output; a figure outside pyplot is not shown by itself.
+
+    Raises:
+        CcellaError: `fig` is no figure.
+    """
     from IPython.display import Image
 
     return Image(png(fig), alt="figure")
@@ -201,16 +236,31 @@ def draw_slice(
 INCHES_A_LETTER = 0.062  # width of a caption's letter at 8 points
 
 
-def _check_montage(groups: Mapping[str, Sequence[Shown]], sequences: Sequence[str]) -> None:
-    lengths = {group: len(exams) for group, exams in groups.items()}
+def _check_groups(groups: Mapping[str, Sequence[Shown]]) -> None:
+    """Refuse what is not lists of exams by name, all of one length."""
+    if not isinstance(groups, Mapping):
+        advice = 'write {"real": [...]}'
+        raise CcellaError(f"montage: found {_kind(groups)}, expected lists of exams by name; {advice}")
+    lengths = {}
+    for group, exams in groups.items():
+        if not isinstance(exams, Sequence):
+            raise CcellaError(f"montage, group '{group}': found {_kind(exams)}, expected a list of exams; write [exam]")
+        lengths[group] = len(exams)
+        for exam in exams:
+            if not isinstance(exam, Shown):
+                found = _kind(exam)
+                raise CcellaError(f"montage, group '{group}': found {found}, expected Shown; write Shown(exam.volumes)")
+    if len(set(lengths.values())) != 1 or not max(lengths.values()):
+        raise CcellaError(f"montage: found groups of {lengths} exams, expected one length, at least one exam")
+
+
+def _check_sequences(groups: Mapping[str, Sequence[Shown]], sequences: Sequence[str]) -> None:
     for group, exams in groups.items():
         for row, exam in enumerate(exams):
             missing = [s for s in sequences if s not in exam.volumes]
             if missing:
-                has = ", ".join(exam.volumes)
-                raise CcellaError(f"exam {row} of group '{group}' has no sequence '{missing[0]}', found {has}")
-    if len(set(lengths.values())) != 1 or not max(lengths.values()):
-        raise CcellaError(f"a montage needs groups of one length, at least one exam: found {lengths}")
+                found, where = ", ".join(exam.volumes), f"montage, exam {row} of group '{group}'"
+                raise CcellaError(f"{where}: found the sequences {found}, expected also {missing[0]}")
 
 
 def _row_caption(exams: Sequence[Shown], width: int) -> list[str]:
@@ -258,11 +308,12 @@ def montage(
         size: width of a picture in inches.
 
     Raises:
-        CcellaError: the groups differ in length, or an exam lacks a sequence.
+        CcellaError: the groups are no lists of `Shown` by name, differ in length, or an exam lacks a sequence.
     """
-    first_group = next(iter(groups.values()), [])
-    sequences = list(sequences or (first_group[0].volumes if first_group else ()))
-    _check_montage(groups, sequences)
+    _check_groups(groups)
+    first_group = next(iter(groups.values()))
+    sequences = list(sequences or first_group[0].volumes)
+    _check_sequences(groups, sequences)
     windows = windows or windows_of(first_group)
     columns = list(product(sequences, groups))
     letters = int(size * len(columns) / INCHES_A_LETTER)
@@ -387,7 +438,7 @@ def forest(
         CcellaError: there is no row.
     """
     if not rows:
-        raise CcellaError("a forest plot has no rows, expected at least one")
+        raise CcellaError("forest plot: found no rows, expected at least one")
     fig, ((ax,),) = new_figure(5.2, ROW_INCHES * len(rows) + 0.9)
     _draw_intervals(ax, rows, log)
     for name, x in (reference or {}).items():

@@ -45,7 +45,7 @@ def _table_cell(value) -> str:
 # %% ../nbs/0_ground/03_page.ipynb #67fcadf3
 @dataclass
 class Page:
-    """A self-contained HTML page: call its methods in the order of its parts, then `write_page`."""
+    """A self-contained HTML page: its methods add one part after another, `write_page` writes it to a file."""
 
     title: str
     lead: str = ""
@@ -87,7 +87,7 @@ def figure(self: Page, fig: Figure | bytes, alt: str, caption: str = "") -> None
         CcellaError: `alt` is empty.
     """
     if not alt.strip():
-        raise CcellaError("a figure needs an alternative text that says what it shows")
+        raise CcellaError("figure: found no alternative text, expected words that say what it shows; give alt")
     data = base64.b64encode(fig if isinstance(fig, bytes) else png(fig)).decode()
     image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt, quote=True)}">'
     below = _element("figcaption", caption) if caption else ""

@@ -46,8 +46,8 @@ class SequenceRule(Config):
         rises = self.low < self.high <= top
         if not rises or (percentile and self.low < 0):
             raise ValueError(
-                f"{self.rule} limits of '{self.name}' must rise (and percentiles lie in 0–100): "
-                f"found {self.low} to {self.high}"
+                f"{self.rule} limits of '{self.name}': found {self.low} to {self.high}, "
+                "expected that they rise, and that percentiles lie in 0–100"
             )
         return self
 
@@ -175,7 +175,7 @@ class AdapterConfig(Config):
         if self.width % self.heads:
             raise ValueError(f"heads {self.heads} must divide width {self.width}")
         if self.time_channels % 2:
-            raise ValueError(f"time_channels must be even: found {self.time_channels}")
+            raise ValueError(f"time_channels: found {self.time_channels}, expected an even number")
         return self
 
 # %% ../nbs/0_ground/01_recipe.ipynb #e0c777cc
@@ -264,7 +264,7 @@ class TrainConfig(Config):
     def _length(self):
         if (self.steps is None) == (self.epochs is None):
             found = f"steps {self.steps}, epochs {self.epochs}"
-            raise ValueError(f"give either steps or epochs, the other null: found {found}")
+            raise ValueError(f"found {found}, expected either steps or epochs, the other null")
         return self
 
 # %% ../nbs/0_ground/01_recipe.ipynb #77e46c61
@@ -353,7 +353,7 @@ def _check_together(recipe: Recipe) -> None:
     load_organ(recipe.organ).check_rule(recipe.label_rule)
     names = [rule.name for rule in recipe.sequences]
     if len(set(names)) < len(names):
-        raise ValueError(f"sequences must have different names: found {names}")
+        raise ValueError(f"sequences: found {names}, expected different names")
     of_vae = recipe.vae.factor
     of_unet = 2 ** (len(recipe.model.unet.channels) - 1)
     step = of_vae * of_unet
@@ -420,7 +420,7 @@ def _nest(overrides: Mapping) -> dict:
 def _check_keys(node: Any, config: type[Config], where: str, prefix: str = "") -> None:
     place = prefix.rstrip(".")
     if not isinstance(node, Mapping):
-        raise CcellaError(f"{where}: '{place or 'the recipe'}' must be a mapping, found {node!r}")
+        raise CcellaError(f"{where}: found {node!r} under '{place or 'the recipe'}', expected a mapping of keys")
     for key, value in node.items():
         if key not in config.model_fields:
             known = ", ".join(config.model_fields)
@@ -480,7 +480,7 @@ def _find(name: str | Path, base: Path | None) -> Path:
         if path.suffix in (".yaml", ".yml") and path.is_file():
             return path
     known = ", ".join(list_recipes())
-    raise CcellaError(f"recipe '{name}' not found: it is neither a .yaml file nor one of {known}")
+    raise CcellaError(f"recipe: found no '{name}', expected a .yaml file or one of {known}; correct the name")
 
 
 def _read_yaml(path: Path) -> dict:
@@ -488,7 +488,9 @@ def _read_yaml(path: Path) -> dict:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
-        raise CcellaError(f"{path}: not a readable YAML file ({reason})") from error
+        raise CcellaError(
+            f"{path}: found what is not a readable YAML file ({reason}), expected a recipe; mend it"
+        ) from error
     return {} if found is None else found
 
 # %% ../nbs/0_ground/01_recipe.ipynb #15ae6066
@@ -497,7 +499,7 @@ def _layers(name: str | Path, base: Path | None = None, seen: tuple[Path, ...] =
     path = _find(name, base)
     if path.resolve() in seen:
         line = " → ".join(p.name for p in seen)
-        raise CcellaError(f"{path}: recipe is its own ancestor ({line})")
+        raise CcellaError(f"{path}: found that the recipe is its own ancestor ({line}), expected an end; change parent")
     own = _read_yaml(path)
     _check_keys(own, Recipe, str(path))
     if not own.get("parent"):

@@ -228,10 +228,15 @@ class Cohort:
         return (_exam_of(self, row) for row in self.table.to_dict("records"))
 
     def __getitem__(self, exam_id: str) -> Exam:
-        """Give one exam by its id. Raises `CcellaError` when there is none."""
+        """Give one exam by its id.
+
+        Raises:
+            CcellaError: there is none.
+        """
         rows = self.table[self.table.exam_id == exam_id].to_dict("records")
         if not rows:
-            raise CcellaError(f"{self.root}: no exam {exam_id!r} among {len(self)}")
+            n = len(self)
+            raise CcellaError(f"{self.root}: found no exam {exam_id!r} among {n}, expected one; correct the id")
         return _exam_of(self, rows[0])
 
 # %% ../../nbs/1_exams/11_cohort.ipynb #d8789dda
@@ -255,10 +260,25 @@ def _exam_of(cohort: Cohort, row: Mapping[str, Any]) -> Exam:
         limits=cohort.meta.get("limits"),
     )
 
+# %% ../../nbs/1_exams/11_cohort.ipynb #11049267
+@patch
+def __repr__(self: Cohort) -> str:
+    """Say in one line what the cohort holds."""
+    *sequences, last = self.sequences
+    named = f"{', '.join(sequences)} and {last}" if sequences else last
+    patients = self.table.patient_id.nunique()
+    return f"Cohort {self.root}: {len(self)} exams of {patients} patients, {named}, label rule {self.label_rule}"
+
 # %% ../../nbs/1_exams/11_cohort.ipynb #7fb746f0
 def _made_labels(table: pd.DataFrame, organ: Organ, label_rule: str) -> pd.arrays.IntegerArray:
     labels = [organ.label(_facts_of(row, organ), label_rule) for row in table.to_dict("records")]
     return pd.array(labels, dtype="Int64")
+
+
+def _in_order(limits: Mapping[str, Any], sequences: Sequence[str]) -> dict[str, Any]:
+    """Put limits into the order of the sequences; JSON keeps them in that of the alphabet."""
+    ordered = {name: limits[name] for name in sequences if name in limits}
+    return {**ordered, **limits}
 
 
 def _texts_of(row: Mapping[str, Any]) -> dict[str, str]:
@@ -286,6 +306,8 @@ def _checked_cohort(
     problems: list[str] = []
     table = read_table(text, exam_columns(organ, sequences), REQUIRED_COLUMNS, problems)
     raise_problems(problems or _contradictions(table, sequences, organ, label_rule), where)
+    if "limits" in meta:
+        meta = {**meta, "limits": _in_order(meta["limits"], sequences)}
     labels = table.label.fillna(pd.Series(_made_labels(table, organ, label_rule)))
     return Cohort(root, table.assign(label=labels), sequences, label_rule, meta)
 
@@ -338,14 +360,14 @@ def subset(
     table = self.table
     if split is not None and split not in SPLITS:
         known = ", ".join(SPLITS)
-        raise CcellaError(f"{self.root}: split {split!r} is not known, expected one of {known}")
+        raise CcellaError(f"{self.root}: found the split {split!r}, expected one of {known}")
     if ids is not None:
         ids = list(ids)
         mine = set(table.exam_id)
         missing = [i for i in ids if i not in mine]
         if missing:
-            first = f"the first is {missing[0]!r}"
-            raise CcellaError(f"{self.root}: {len(missing)} of {len(ids)} exams are not in this cohort, {first}")
+            found = f"{len(missing)} of {len(ids)} exams that are not in this cohort (the first is {missing[0]!r})"
+            raise CcellaError(f"{self.root}: found {found}, expected ids of its table; correct them")
         table = table.set_index("exam_id", drop=False).loc[ids]
     for column, wanted in (("split", split), ("institution", institution), ("kind", kind)):
         if wanted is not None:
@@ -413,7 +435,8 @@ def split(self: Cohort, seed: int, fractions: Sequence[float] = (0.80, 0.05, 0.1
     """
     if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise CcellaError(
-            f"split fractions {tuple(fractions)}: expected three numbers from 0 on that add up to 1 (train, val, test)"
+            f"split fractions: found {tuple(fractions)}, expected three numbers from 0 on that add up to 1 "
+            "(train, val, test)"
         )
     shares = {part: share for part, share in zip(SPLITS, fractions) if share > 0}
     patients = _patients_of(self.table)
@@ -442,7 +465,7 @@ def partition(self: Cohort, fraction: float, seed: int) -> Cohort:
         CcellaError: another fraction, or a part too small to hold a patient of each class that the cohort has.
     """
     if not 0 < fraction <= 1:
-        raise CcellaError(f"fraction {fraction:g} of a cohort: expected more than 0, at most 1")
+        raise CcellaError(f"fraction of a cohort: found {fraction:g}, expected more than 0, at most 1")
     patients = _patients_of(self.table)
     kept: set[str] = set()
     for label in sorted(set(patients.label)):
@@ -451,8 +474,8 @@ def partition(self: Cohort, fraction: float, seed: int) -> Cohort:
         if n < 1 and label >= 0:
             least = 0.5 / len(names)
             raise CcellaError(
-                f"{self.root}: a part of {fraction:.2%} holds none of the {len(names)} patients of class {label}; "
-                f"expected at least one of each class, which takes {least:.2%}"
+                f"{self.root}: found that a part of {fraction:.2%} holds none of the {len(names)} patients "
+                f"of class {label}, expected at least one of each class; ask for {least:.2%} or more"
             )
         kept |= set(names[:n])
     return _with_table(self, self.table[self.table.patient_id.isin(kept)])
@@ -573,12 +596,20 @@ def check(self: Cohort, sequences: Sequence[str] | None = None) -> dict[str, Any
 
 # %% ../../nbs/1_exams/11_cohort.ipynb #68f413a1
 def refuse_other_cohort(root: str | os.PathLike, exam_ids: Iterable[str]) -> None:
-    """Raise `CcellaError` when `root` holds a cohort with exams that are not among `exam_ids`."""
+    """Refuse a folder whose cohort has other exams, which would be lost.
+
+    Args:
+        root: the folder.
+        exam_ids: of the exams that are to be written.
+
+    Raises:
+        CcellaError: `root` holds a cohort with exams that are not among `exam_ids`.
+    """
     path = Path(root) / "cohort.csv"
     if not path.is_file():
         return
-    there = {row.get("exam_id", "?") for row in read_rows(path)[1]}
-    others = sorted(there - set(exam_ids))
+    written = {row.get("exam_id", "?") for row in read_rows(path)[1]}
+    others = sorted(written - set(exam_ids))
     if others:
         raise CcellaError(
             f"{path}: found another cohort with {len(others)} exams that would be lost (the first is {others[0]!r}), "

@@ -180,7 +180,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     lines = _lines_of(path)
     if len(lines) < 2:
         found = "a header without rows" if lines else "an empty file"
-        raise CcellaError(f"{path}: found {found}, expected a header and one row per exam")
+        raise CcellaError(f"{path}: found {found}, expected a header and one row per exam; add the exams")
     (_, header), *rows = lines
     for i, line in rows:
         if len(line) != len(header):
@@ -253,8 +253,8 @@ def _check_sequence_names(sequences: Sequence[str], organ: Organ, where: Path) -
     for name in sequences:
         if name in columns or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise CcellaError(
-                f"{where}: sequence name {name!r} is the name of another column or not a plain lower-case word; "
-                "choose another"
+                f"{where}: found the sequence name {name!r}, which is the name of another column or "
+                "not a plain lower-case word, expected letters, digits and _ that no column has; choose another"
             )
 
 

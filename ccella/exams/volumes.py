@@ -280,7 +280,7 @@ def write_volume(
         CcellaError: another ending, no volume, or values that do not fit `dtype`.
     """
     if not str(path).endswith(".nii.gz"):
-        raise CcellaError(f"{path}: expected a name that ends in .nii.gz")
+        raise CcellaError(f"volume to write: found the name {path}, expected one that ends in .nii.gz; rename it")
     packed = nifti_bytes(array, affine, dtype, stored)
     with atomic_path(path) as temporary:
         temporary.write_bytes(packed)
