@@ -34,8 +34,8 @@ def format_value(value) -> tuple[str, bool]:
 # %% ../nbs/0_ground/03_page.ipynb #29b42c12
 def _element(tag: str, text: str, **attributes: str) -> str:
     """Write an HTML element around escaped text."""
-    said = "".join(f' {name.rstrip("_")}="{value}"' for name, value in attributes.items())
-    return f"<{tag}{said}>{html.escape(text)}</{tag}>"
+    written = "".join(f' {name.rstrip("_")}="{value}"' for name, value in attributes.items())
+    return f"<{tag}{written}>{html.escape(text)}</{tag}>"
 
 
 def _table_cell(value) -> str:

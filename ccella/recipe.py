@@ -390,11 +390,11 @@ def flat(self: Recipe, keys: Iterable[str] | None = None) -> dict[str, object]:
 
 @patch
 def differences(self: Recipe, other: Recipe, keys: Iterable[str] = ARCHITECTURE) -> dict[str, tuple]:
-    """Give the settings under `keys` that differ: dotted key → (mine, the other's)."""
-    mine, others = self.flat(keys), other.flat(keys)
+    """Give the settings under `keys` that differ: dotted key → (this recipe's, the other's)."""
+    settings, other_settings = self.flat(keys), other.flat(keys)
     found = {}
-    for key in sorted({*mine, *others}):
-        pair = (mine.get(key), others.get(key))
+    for key in sorted({*settings, *other_settings}):
+        pair = (settings.get(key), other_settings.get(key))
         if pair[0] != pair[1]:
             found[key] = pair
     return found
@@ -448,10 +448,10 @@ def validated(kind: type[Config], settings: Mapping, what: str) -> Config:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         place = f"{key}: " if key else ""
-        said = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ")
         value = first["input"]
         found = "" if first["type"] == "value_error" else f", found {value!r}"
-        raise CcellaError(f"{what}: {place}{said}{found}") from error
+        raise CcellaError(f"{what}: {place}{reason}{found}") from error
 
 
 @patch
@@ -475,8 +475,8 @@ def list_recipes() -> list[str]:
 
 
 def _find(name: str | Path, base: Path | None) -> Path:
-    beside = [base / str(name)] if base else []
-    for path in (*beside, Path(name), RECIPES / f"{name}.yaml"):
+    relative = [base / str(name)] if base else []
+    for path in (*relative, Path(name), RECIPES / f"{name}.yaml"):
         if path.suffix in (".yaml", ".yml") and path.is_file():
             return path
     known = ", ".join(list_recipes())

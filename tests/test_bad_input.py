@@ -430,7 +430,9 @@ def test_other_peoples_folders_are_kept(cohort, generator, tmp_path):
         3,
         words=["expected at least 3, one in each of train, val, test"],
     )
-    refused(tmp_path, "phantom", tmp_path / "flat", "--grid", 16, 16, 1, words=["grid (16, 16, 1)", "at least 8"])
+    refused(
+        tmp_path, "phantom", tmp_path / "flat", "--grid", 16, 16, 1, words=["grid: found (16, 16, 1)", "at least 8"]
+    )
     refused(
         tmp_path,
         "phantom",

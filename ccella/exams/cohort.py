@@ -84,10 +84,10 @@ def _read_report(exam_id: str, path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n").strip()
     except UnicodeDecodeError as error:
         found = f"a byte that is not UTF-8 at position {error.start}"
-        said = problem(exam_id, path, found, "a UTF-8 text file", "save the report as UTF-8")
+        fault = problem(exam_id, path, found, "a UTF-8 text file", "save the report as UTF-8")
     except (FileNotFoundError, IsADirectoryError):
-        said = problem(exam_id, path, "no such file", "the report", "restore the file or leave the cell empty")
-    raise CcellaError(said)
+        fault = problem(exam_id, path, "no such file", "the report", "restore the file or leave the cell empty")
+    raise CcellaError(fault)
 
 # %% ../../nbs/1_exams/11_cohort.ipynb #9a4c5687
 def _organ_of(meta: Mapping[str, Any], where: Path) -> Organ:
@@ -363,8 +363,8 @@ def subset(
         raise CcellaError(f"{self.root}: found the split {split!r}, expected one of {known}")
     if ids is not None:
         ids = list(ids)
-        mine = set(table.exam_id)
-        missing = [i for i in ids if i not in mine]
+        known_ids = set(table.exam_id)
+        missing = [exam_id for exam_id in ids if exam_id not in known_ids]
         if missing:
             found = f"{len(missing)} of {len(ids)} exams that are not in this cohort (the first is {missing[0]!r})"
             raise CcellaError(f"{self.root}: found {found}, expected ids of its table; correct them")

@@ -281,7 +281,7 @@ def _moved(name: str, volume: Volume, first: Volume, exam: str) -> Volume:
     if covered < 0.5 and not is_mask:
         raise CcellaError(
             f"exam {exam}, {name}: found {covered:.0%} of the first sequence's grid covered, expected at least half; "
-            "are the files of one exam?"
+            "name the files of one exam"
         )
     return Volume(array.astype(np.float32), first.affine, first.stored)
 
@@ -341,7 +341,8 @@ def restore(
     names = [s if isinstance(s, str) else s.name for s in sequences]
     if len(x) != len(names) or any(name not in limits for name in names):
         found, expected = ", ".join(limits) or "nothing", ", ".join(names)
-        raise CcellaError(f"found {len(x)} volumes and limits for {found}, expected one of each for {expected}")
+        n = len(x)
+        raise CcellaError(f"restore: found {n} volumes and limits for {found}, expected one of each for {expected}")
     unit = np.clip(np.asarray(x, np.float64), 0, 1)
     volumes = {}
     for name, values in zip(names, unit):

@@ -139,7 +139,7 @@ def _read_path(text: str) -> str:
 PATH_COLUMN = Column(_read_path, "a path relative to the cohort's folder, with /")
 
 # %% ../../nbs/1_exams/10_tables.ipynb #9a4c5687
-def _check_is_there(path: Path) -> None:
+def _check_exists(path: Path) -> None:
     if path.is_file():
         return
     root = path.parent
@@ -176,7 +176,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         CcellaError: no such file, not UTF-8, no table with commas, no row, or a row with more or fewer cells than the
             header.
     """
-    _check_is_there(path)
+    _check_exists(path)
     lines = _lines_of(path)
     if len(lines) < 2:
         found = "a header without rows" if lines else "an empty file"

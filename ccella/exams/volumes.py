@@ -69,7 +69,7 @@ def _corners_mm(volume: Volume) -> np.ndarray:
 
 
 def same_grid(a: Volume, b: Volume, tolerance_mm: float = 0.1) -> bool:
-    """Whether two volumes have one shape and their corners lie within `tolerance_mm`."""
+    """Say whether two volumes have one shape and their corners lie within `tolerance_mm`."""
     if a.array.shape != b.array.shape:
         return False
     return float(np.abs(_corners_mm(a) - _corners_mm(b)).max()) <= tolerance_mm
@@ -102,7 +102,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raw = gzip.decompress(raw)
     image = _nifti_kind(raw).from_bytes(raw)
     if not (image.header["qform_code"] or image.header["sform_code"]):
-        raise _NoOrientation("no orientation (qform_code and sform_code are 0): left and right cannot be told")
+        raise _NoOrientation("no orientation (qform_code and sform_code are 0): left and right are not known")
     dtype = image.get_data_dtype()
     if dtype.names or dtype.kind == "c":
         raise ValueError(f"voxels of kind {dtype}")
@@ -208,7 +208,7 @@ def _int16_step(array: np.ndarray) -> float:
 
 
 def _fits(steps: np.ndarray, dtype: str) -> bool:
-    """Whether an array can be kept as float32, int16 (already in whole steps) or uint8."""
+    """Say whether an array can be kept as float32, int16 (already in whole steps) or uint8."""
     if dtype == "float32":
         return True
     if dtype not in ("int16", "uint8"):

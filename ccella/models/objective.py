@@ -212,7 +212,9 @@ def joint_loss(
     if logits is None or no_class:
         return JointLoss(denoise, denoise, denoise.new_zeros(()))
     if label is None:
-        raise CcellaError("joint loss: found logits without labels; give label (−1 where unknown), or class_weight 0")
+        raise CcellaError(
+            "joint loss: found logits without labels, expected both; give label (−1: unknown), or class_weight 0"
+        )
     classify = class_loss(logits, label, has_report, target_scale)
     total = denoise + class_weight * classify if class_weight else denoise
     return JointLoss(total, denoise, classify)

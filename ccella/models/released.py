@@ -24,7 +24,7 @@ _HEADS = {"cascade": "cascade", "l1only": "cascade", "shared": "shared", "first"
 
 
 def _class_input(variant: str) -> str | None:
-    """Say which class the denoiser of a variant is told."""
+    """Say which class the denoiser of a variant is given."""
     if variant in _HEADS:
         return "predicted"
     return "true" if variant in _WITH_TRUE_CLASS else None
@@ -108,7 +108,7 @@ def _read_config(weights: dict[str, Tensor], variant: str, unet: UnetConfig, sou
         return released_config(weights, variant, unet)
     except KeyError as error:
         raise CcellaError(
-            f"{source}: weight {error} is missing; it does not belong to variant '{variant}', name the one it is of"
+            f"{source}: found no weight {error}, expected those of variant '{variant}'; name the variant it is of"
         ) from error
 
 # %% ../../nbs/3_models/37_released.ipynb #529a415b
@@ -135,7 +135,7 @@ def from_released(
     """
     if variant not in RELEASED:
         known = ", ".join(RELEASED)
-        raise CcellaError(f"variant: found '{variant}', an unknown variant; expected one of {known}")
+        raise CcellaError(f"variant: found '{variant}', an unknown variant, expected one of {known}")
     if isinstance(checkpoint, dict):
         source = f"released checkpoint ({variant})"
     else:

@@ -199,8 +199,8 @@ def _paint_vesicles_and_vessels(c: Canvas, rng: np.random.Generator, gland_mm: S
         grain = np.exp(_VESICLE_SPREAD * c.field(_VESICLE_GRAIN_MM))
         t2_ms = TISSUES["seminal vesicle"].t2_ms * grain
         c.paint(membership, "seminal vesicle", t2_ms=t2_ms)
-        beside = (_BUNDLE_SHARE_X * a, _BUNDLE_SHARE_Y * b, 0.0)
-        center, semi = PELVIS["nerve bundle"].draw(rng, side, center_from=beside, semi_from=(0.0, 0.0, h))
+        bundle = (_BUNDLE_SHARE_X * a, _BUNDLE_SHARE_Y * b, 0.0)
+        center, semi = PELVIS["nerve bundle"].draw(rng, side, center_from=bundle, semi_from=(0.0, 0.0, h))
         c.paint(c.ellipsoid(center, semi), "vessel")
     center, semi = PELVIS["dorsal veins"].draw(rng, center_from=(0.0, b, 0.0))
     c.paint(c.ellipsoid(center, semi), "vessel")

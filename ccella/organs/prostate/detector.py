@@ -78,16 +78,17 @@ def check_sequences(
     names = ", ".join(sequences)
     lacking = ", ".join(s for s in DETECTOR_SEQUENCES if s not in sequences)
     if lacking:
-        raise CcellaError(f"lesion detector: found the sequences {names}, expected also {lacking}")
+        raise CcellaError(f"lesion detector: found the sequences {names}, expected also {lacking}; add the volumes")
     n = len(sequences)
     if x.ndim != 4 or len(x) != n:
         raise CcellaError(f"lesion detector: found shape {x.shape}, expected ({n}, x, y, z)")
     if not np.isfinite(x).all():
-        raise CcellaError("lesion detector: found NaN or infinite voxels, expected a prepared exam")
+        raise CcellaError("lesion detector: found NaN or infinite voxels, expected a prepared exam; use prepare_exam")
     low, high = x.min(), x.max()
     if low < -_UNIT_MARGIN or high > 1 + _UNIT_MARGIN:
         raise CcellaError(
-            f"lesion detector: found values from {low:.3g} to {high:.3g}, expected a prepared exam within [0, 1]"
+            f"lesion detector: found values from {low:.3g} to {high:.3g}, expected a prepared exam within [0, 1]; "
+            "use prepare_exam"
         )
     return x
 

@@ -57,12 +57,12 @@ def check_grid(shape: Sequence[int]) -> None:
         CcellaError: not three sizes of at least 8 voxels.
     """
     if len(shape) != 3 or min(shape) < 8:
-        raise CcellaError(f"grid {tuple(shape)}: expected three sizes of at least 8 voxels")
+        raise CcellaError(f"grid: found {tuple(shape)}, expected three sizes of at least 8 voxels")
 
 
 def _check_institution(institution: int) -> None:
     if institution not in INSTITUTIONS:
-        raise CcellaError(f"institution {institution}: expected one of {sorted(INSTITUTIONS)}")
+        raise CcellaError(f"institution: found {institution}, expected one of {sorted(INSTITUTIONS)}")
 
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #f017ad5f
 _P_NO_REPORT = 0.03  # chosen: a few exams have none

@@ -80,7 +80,7 @@ def properties(findings: Findings, institution: int, sequence: str, tissue=None)
     """
     if sequence not in PHANTOM_NETWORK_SEQUENCES:
         known = ", ".join(PHANTOM_NETWORK_SEQUENCES)
-        raise CcellaError(f"sequence '{sequence}': the phantom feature network knows {known}")
+        raise CcellaError(f"phantom feature network: found the sequence {sequence!r}, expected one of {known}")
     return {
         "institution": institution - 1,
         "sequence": PHANTOM_NETWORK_SEQUENCES.index(sequence),
@@ -136,6 +136,6 @@ def feature_loss(predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> 
         if loss is not None:
             losses[task] = loss
     if not losses:
-        raise CcellaError("no target is known in this batch: nothing to learn from")
+        raise CcellaError("feature loss: found no target in this batch, expected one at least; leave the batch out")
     mean = torch.stack(list(losses.values())).mean()
     return mean, {task: float(loss.detach()) for task, loss in losses.items()}

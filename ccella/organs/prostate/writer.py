@@ -513,14 +513,14 @@ def _add_section(self: _Scribe, lines: list[str], section: str, alone: bool) -> 
         items = self._say_impression()
         lines += self._listed_items(items) if self.style.numbering else [" ".join(items)]
         return
-    said = self._say_section(section, alone).split("\n")
+    sentences = self._say_section(section, alone).split("\n")
     if self.style.layout == "bullets":
         label = "" if alone else PHRASES.bullet_labels.get(section, "")
-        lines += ["- " + label + tidy(line) for line in said]
+        lines += ["- " + label + tidy(line) for line in sentences]
     elif section in _ZONES_OF_SECTION or not lines:
-        lines += said
+        lines += sentences
     else:
-        lines[-1] += " " + "\n".join(said)
+        lines[-1] += " " + "\n".join(sentences)
 
 
 @patch
@@ -592,4 +592,5 @@ def write_report(findings: Findings, reader: str | Reader, seed: int) -> str:
             return text
         step = 0.1 if count < fewest else -0.1
         chat = min(1.0, max(0.0, chat + step))
-    raise CcellaError(f"reader {identity!r} found no wording of {fewest} to {most} words for these findings")
+    expected = f"one of {fewest} to {most} words"
+    raise CcellaError(f"reader {identity!r}: found no wording that is short or long enough, expected {expected}")
