@@ -157,7 +157,13 @@ def seed_for(*keys) -> int:
 
 # %% ../nbs/0_ground/00_core.ipynb #1950054a
 def generator(seed: int, exam_id: str, replicate: int = 0) -> torch.Generator:
-    """Make the CPU generator that belongs to (seed, exam, replicate)."""
+    """Make the CPU generator that belongs to (seed, exam, replicate).
+
+    Args:
+        seed: of the whole draw.
+        exam_id: whose noise it is.
+        replicate: counts the exams made from one report, from 0.
+    """
     return torch.Generator().manual_seed(seed_for("noise", seed, exam_id, replicate))
 
 

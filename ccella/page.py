@@ -132,7 +132,13 @@ def page_html(page: Page, footer: str = "") -> str:
 
 
 def write_page(page: Page, path: str | Path, footer: str = "") -> Path:
-    """Write the page to `path`, atomically."""
+    """Write the page, whole or not at all, and give its path.
+
+    Args:
+        page: what is written.
+        path: the HTML file.
+        footer: a line at the bottom of the page.
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(page_html(page, footer), encoding="utf-8")
     return Path(path)

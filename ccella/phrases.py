@@ -126,7 +126,16 @@ def require_keys(where: str, found, needed: Collection, optional: Collection = (
 
 
 def require_choice(where: str, found, allowed: Collection) -> None:
-    """Require one of a few values; `CcellaError` names them."""
+    """Require one of a few values.
+
+    Args:
+        where: The file and the place in it, for the message.
+        found: The value.
+        allowed: The values that it may have.
+
+    Raises:
+        CcellaError: It is none of them; the message lists them.
+    """
     if found not in allowed:
         raise _fault(where, repr(found), "one of " + _listed(allowed))
 
@@ -146,7 +155,12 @@ class PhraseRules:
 # %% ../nbs/0_ground/04_phrases.ipynb #aead5885
 @patch
 def check_template(self: PhraseRules, where: str, text, topic: str = "") -> str:
-    """Return a template in which nothing is wrong; it may use the placeholders of all, and its topic's own.
+    """Return a template in which nothing is wrong.
+
+    Args:
+        where: The file and the place in it, for the message.
+        text: The template.
+        topic: Its topic, whose own placeholders it may use beside those of all.
 
     Raises:
         CcellaError: It is no text, a mark does not close, a placeholder is unknown, or something forbidden is said.
@@ -180,7 +194,16 @@ _Templates = tuple[str, ...]
 
 @patch
 def check_templates(self: PhraseRules, where: str, found, topic: str = "") -> _Templates:
-    """Return a list of templates, at least one, each checked as `check_template` does."""
+    """Return a list of templates, at least one, each checked as `check_template` does.
+
+    Args:
+        where: The file and the place in it, for the message.
+        found: The list.
+        topic: The topic of its templates.
+
+    Raises:
+        CcellaError: It is no list, is empty, or a template is wrong.
+    """
     if not isinstance(found, list) or not found:
         raise _fault(where, repr(found), "a list of wordings; begin each line with a dash")
     return tuple(self.check_template(where, text, topic) for text in found)
@@ -204,7 +227,12 @@ def check_borrows(where: str, found) -> list[str]:
 # %% ../nbs/0_ground/04_phrases.ipynb #2179d463
 @patch
 def check_sentences(self: PhraseRules, where: str, found, borrows: Mapping) -> Mapping[tuple, _Templates]:
-    """Return the wordings by topic, case and voice; `borrows` gives a voice the one that it borrows from.
+    """Return the wordings by topic, case and voice.
+
+    Args:
+        where: The file and the place in it, for the message.
+        found: The wordings as the file has them.
+        borrows: Gives a voice the one that it borrows from.
 
     Raises:
         CcellaError: A topic or case is missing or unknown, a voice has no wording, or a template is wrong.
@@ -362,6 +390,11 @@ def _check_habit(self: PhraseRules, where: str, name: str, found):
 @patch
 def check_reader(self: PhraseRules, where: str, found, voices: Collection[str]) -> Reader:
     """Return a reader made of an entry of the file, whose keys are the fields of `Reader`.
+
+    Args:
+        where: The file and the place in it, for the message.
+        found: The entry.
+        voices: The voices that there are.
 
     Raises:
         CcellaError: A habit is missing, unknown or impossible, or a template is wrong.

@@ -75,7 +75,7 @@ class Exam:
 
     @property
     def has_report(self) -> bool:
-        """Whether there is a report with any text in it."""
+        """Say whether there is a report with any text in it."""
         return bool(self.text())
 
 # %% ../../nbs/1_exams/11_cohort.ipynb #8f3420d1

@@ -69,7 +69,13 @@ def _corners_mm(volume: Volume) -> np.ndarray:
 
 
 def same_grid(a: Volume, b: Volume, tolerance_mm: float = 0.1) -> bool:
-    """Say whether two volumes have one shape and their corners lie within `tolerance_mm`."""
+    """Say whether two volumes have one shape and their corners lie near each other.
+
+    Args:
+        a: one volume.
+        b: the other.
+        tolerance_mm: the largest distance between two corners.
+    """
     if a.array.shape != b.array.shape:
         return False
     return float(np.abs(_corners_mm(a) - _corners_mm(b)).max()) <= tolerance_mm

@@ -105,7 +105,7 @@ def draw_reader(rng: np.random.Generator, institution: int) -> str | None:
 
     The held-out reader works at institution 2 alone.
     """
-    readers = [r for r in READERS if institution == 2 or r != HELD_OUT_READER]
+    readers = [reader for reader in READERS if institution == 2 or reader != HELD_OUT_READER]
     return None if rng.random() < _P_NO_REPORT else str(rng.choice(readers))
 
 
@@ -262,21 +262,23 @@ def phantom_exam(
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #df8f5cf7
 def _without_unknown(row: dict) -> dict:
     """Leave out the cells whose value is not known."""
-    return {k: v for k, v in row.items() if v is not None}
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _write(index: int, out: Path, institution: int, shape, seed: int, p_category) -> dict:
     """Make and write one exam; give its row of the table."""
-    e = phantom_exam(seed, index, institution, shape, p_category=p_category)
+    exam = phantom_exam(seed, index, institution, shape, p_category=p_category)
+    findings = exam.findings
     truth = {
-        "tissue": e.tissue,
-        "lesions": e.lesions,
-        "findings": e.findings.to_dict(),
-        "parameters": e.parameters,
+        "tissue": exam.tissue,
+        "lesions": exam.lesions,
+        "findings": findings.to_dict(),
+        "parameters": exam.parameters,
     }
-    row = write_exam(out, e.exam_id, e.volumes, e.affine, gland=e.gland, report=e.report or None, truth=truth)
-    known = {"patient_id": e.patient_id, "institution": institution, "kind": "phantom", "pirads": e.findings.pirads}
-    return row | known | _without_unknown({"isup": e.findings.isup})
+    report = exam.report or None
+    row = write_exam(out, exam.exam_id, exam.volumes, exam.affine, gland=exam.gland, report=report, truth=truth)
+    known = {"patient_id": exam.patient_id, "institution": institution, "kind": "phantom", "pirads": findings.pirads}
+    return row | known | _without_unknown({"isup": findings.isup})
 
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #c106e576
 def _planned_rows(exams: int, seed: int, institution: int, p_category) -> list[dict]:

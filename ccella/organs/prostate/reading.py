@@ -101,7 +101,7 @@ def _size_mm(text: str) -> float | None:
 
 
 def _claims_suspicion(text: str) -> bool:
-    """Whether a text calls anything suspicious, denials left out."""
+    """Say whether a text calls anything suspicious, denials left out."""
     return bool(_SUSPICION.search(_DENIED.sub("", text)))
 
 # %% ../../../nbs/2_organs/prostate/22_reading.ipynb #f73cdc3c

@@ -115,7 +115,11 @@ UNSCORED_READERS = tuple(name for name in READERS if not PHRASES.readers[name].s
 
 
 def style_of(reader: str) -> Reader:
-    """Return a reader's habits; `CcellaError` where nobody has that name."""
+    """Return a reader's habits.
+
+    Raises:
+        CcellaError: Nobody has that name.
+    """
     if reader not in READERS:
         known = ", ".join(READERS)
         raise CcellaError(f"reader: found {reader!r}, expected one of {known}")
@@ -219,25 +223,25 @@ def _size_class(volume_ml: float) -> str:
 @patch
 def _gland_facts(self: _Scribe) -> dict[str, object]:
     """Name what is known of the patient and the gland."""
-    f = self.findings
+    findings = self.findings
     words = PHRASES.words
-    psa = "high" if f.psa_ng_ml >= 4 else "low"
+    psa = "high" if findings.psa_ng_ml >= 4 else "low"
     if self.style.unit == "mm":
-        sides = [f"{side:.0f}" for side in f.dimensions_mm]
+        sides = [f"{side:.0f}" for side in findings.dimensions_mm]
     else:
-        sides = [f"{side / 10:.1f}" for side in f.dimensions_mm]
-    extending = {lesion.side for lesion in f.lesions if lesion.capsule == "extension"}
+        sides = [f"{side / 10:.1f}" for side in findings.dimensions_mm]
+    extending = {lesion.side for lesion in findings.lesions if lesion.capsule == "extension"}
     return {
-        "age": f.age_years,
-        "psa": f"{f.psa_ng_ml:.1f}",
-        "psad": f"{f.psa_density:.2f}",
+        "age": findings.age_years,
+        "psa": f"{findings.psa_ng_ml:.1f}",
+        "psad": f"{findings.psa_density:.2f}",
         "psa_word": words["psa_word"][psa],
         "psa_long": words["psa_long"][psa],
-        "volume": f"{f.volume_ml:.0f}",
+        "volume": f"{findings.volume_ml:.0f}",
         "dims": " x ".join(sides) + " " + self.style.unit,
-        "size_verb": words["size_verb"][_size_class(f.volume_ml)],
-        "overall": f.pirads,
-        "bph": f.bph,
+        "size_verb": words["size_verb"][_size_class(findings.volume_ml)],
+        "overall": findings.pirads,
+        "bph": findings.bph,
         "on_side": on_sides(extending),
         "r": self.style.short("right"),
         "l": self.style.short("left"),
@@ -251,16 +255,16 @@ _LOW_B_SMM2_OF_HIGH = ("0, 400, 800", "50, 400, 800", "50, 800", "0, 100, 500, 1
 @patch
 def _draw_scan_facts(self: _Scribe, low_b: str) -> dict[str, object]:
     """Name how the scan was made: its field as it is written, its b-values as they are listed."""
-    f = self.findings
+    findings = self.findings
     looks = PHRASES.looks["b_values"]
-    field = f"{f.field_t:g}"
+    field = f"{findings.field_t:g}"
     if field == "3":
         field = self.rng.choice(["3", "3", "3.0"])
     return {
         "field": field,
         "protocol": "multiparametric" if self.contrast else "biparametric",
-        "b_list": f"{low_b} and {f.high_b_smm2}",
-        "high_b": f.high_b_smm2,
+        "b_list": f"{low_b} and {findings.high_b_smm2}",
+        "high_b": findings.high_b_smm2,
         "bvalues": self.rng.choice(looks["all"]),
         "b": self.rng.choice(looks["highest"]),
     }
@@ -269,12 +273,12 @@ def _draw_scan_facts(self: _Scribe, low_b: str) -> dict[str, object]:
 @patch
 def _draw_exam_facts(self: _Scribe) -> dict[str, str]:
     """Name everything of the exam that is not a lesion's own."""
-    f = self.findings
+    findings = self.findings
     rng = self.rng
     either = ("left", "right")
-    low_b = rng.choice(_LOW_B_SMM2_OF_HIGH if f.high_b_smm2 > 1000 else _LOW_B_SMM2)
-    has_side = f.index is not None and f.index.side != "midline"
-    main_side = f.index.side if has_side else rng.choice(either)
+    low_b = rng.choice(_LOW_B_SMM2_OF_HIGH if findings.high_b_smm2 > 1000 else _LOW_B_SMM2)
+    has_side = findings.index is not None and findings.index.side != "midline"
+    main_side = findings.index.side if has_side else rng.choice(either)
     facts = self._gland_facts() | self._draw_scan_facts(low_b)
     facts |= {
         "bleed": rng.choice(either),
@@ -291,27 +295,27 @@ def _draw_exam_facts(self: _Scribe) -> dict[str, str]:
 @patch
 def _say_opening(self: _Scribe, section: str, alone: bool) -> str:
     """Say why the scan was made, against what it is read, how it was made."""
-    f = self.findings
+    findings = self.findings
     if section == "indication":
-        return self.say("indication", biopsy=self.say("biopsy", f.biopsy))
+        return self.say("indication", biopsy=self.say("biopsy", findings.biopsy))
     if section == "comparison":
         is_terse = alone and self.style.voice == "formal" and self.rng.random() < 0.5
         return self.say("comparison", voice="terse" if is_terse else None)
     contrast = self.say("contrast", _presence(self.contrast))
-    quality = self.say("quality", f.quality)
+    quality = self.say("quality", findings.quality)
     return self.say("technique", contrast=contrast, quality=quality)
 
 
 @patch
 def _say_plain(self: _Scribe, section: str) -> str:
     """Say a section that needs no more than the exam's facts."""
-    f = self.findings
+    findings = self.findings
     cases = {
-        "haemorrhage": _presence(f.haemorrhage),
+        "haemorrhage": _presence(findings.haemorrhage),
         "epe": self.capsule,
-        "seminal": _presence(f.svi),
-        "nodes": _presence(f.nodes),
-        "bones": _presence(f.bone),
+        "seminal": _presence(findings.svi),
+        "nodes": _presence(findings.nodes),
+        "bones": _presence(findings.bone),
     }
     return self.say(section, cases.get(section))
 
@@ -326,12 +330,12 @@ def _pointer(self: _Scribe, section: str) -> str:
 @patch
 def _pz_background(self: _Scribe, has_lesion: bool) -> str:
     """Name the case of the peripheral zone's background."""
-    f = self.findings
-    if f.pz_background != "normal":
-        return f.pz_background
+    findings = self.findings
+    if findings.pz_background != "normal":
+        return findings.pz_background
     if has_lesion:
         return "otherwise"
-    is_only_reason = f.pirads == 2 and not f.lesions and f.bph == "none"
+    is_only_reason = findings.pirads == 2 and not findings.lesions and findings.bph == "none"
     return "subtle" if is_only_reason else "normal"
 
 
@@ -441,16 +445,16 @@ def _say_lesions(self: _Scribe, section: str) -> str:
 @patch
 def _spread_cases(self: _Scribe) -> list[str]:
     """Name what the impression repeats of the surroundings."""
-    f = self.findings
+    findings = self.findings
     seen = {
         "extension": self.capsule == "extension",
-        "svi": f.svi,
-        "nodes": f.nodes,
-        "bone": f.bone,
+        "svi": findings.svi,
+        "nodes": findings.nodes,
+        "bone": findings.bone,
     }
     spread = [name for name, is_seen in seen.items() if is_seen]
-    if spread or f.pirads <= 2:
-        nodes_are_free = f.pirads <= 2 or not f.nodes
+    if spread or findings.pirads <= 2:
+        nodes_are_free = findings.pirads <= 2 or not findings.nodes
         return [*spread, "clear"] if nodes_are_free else spread
     return ["bulge" if self.capsule == "bulge" else "none"]
 
@@ -458,12 +462,12 @@ def _spread_cases(self: _Scribe) -> list[str]:
 @patch
 def _advice_case(self: _Scribe) -> str:
     """Name the case of the advice."""
-    f = self.findings
-    if f.pirads <= 2:
-        return "dense" if f.psa_density >= 0.15 else "low"
-    if f.pirads == 3:
+    findings = self.findings
+    if findings.pirads <= 2:
+        return "dense" if findings.psa_density >= 0.15 else "low"
+    if findings.pirads == 3:
         return "equivocal"
-    return "spread" if f.svi or f.nodes or f.bone else "high"
+    return "spread" if findings.svi or findings.nodes or findings.bone else "high"
 
 # %% ../../../nbs/2_organs/prostate/21_writer.ipynb #c1294b39
 @patch
