@@ -272,7 +272,7 @@ RECIPES = [
     ("parent: tiny\ncolour: red\n", "unknown key 'colour'"),
     ("parent: tiny\ntrain: {steps: many}\n", "train.steps: "),
     ("parent: tiny\ntrain: [\n", "not a readable YAML file"),
-    ("parent: nobody\n", "recipe 'nobody' not found"),
+    ("parent: nobody\n", "recipe: found no 'nobody', expected a .yaml file or one of"),
     ("parent: tiny\ngrid: {shape: [30, 30, 8]}\n", "grid.shape (30, 30, 8) must be divisible by"),
 ]
 
