@@ -19,9 +19,9 @@ from ..core import patch
 # %% ../../nbs/5_measures/50_stats.ipynb #ac931623
 def _number_text(number: float, largest: float) -> str:
     """Write a number with digits that suit the largest beside it: an AUC, a small distance, an ADC."""
-    if largest >= 100:
-        return f"{number:.0f}"
-    return f"{number:.3g}" if largest < 0.01 else f"{number:.3f}"
+    text = f"{number:.0f}" if largest >= 100 else f"{number:.3f}"
+    rounds_away = bool(number) and float(text) == 0
+    return f"{number:.3g}" if rounds_away or largest < 0.01 else text
 
 
 class Estimate(NamedTuple):
@@ -510,12 +510,14 @@ def delong(labels, a, b) -> Difference:
         b: (n,) finite scores of the other.
 
     Raises:
-        ValueError: what `auc` refuses.
+        ValueError: what `auc` refuses, or fewer than two exams of a class, which have no variance.
     """
     positive_a, negative_a = _placements(labels, a)
     positive_b, negative_b = _placements(labels, b)
-    d = float(positive_a.mean() - positive_b.mean())
     m, n = len(positive_a), len(negative_a)
+    if min(m, n) < 2:
+        raise ValueError(f"DeLong's test needs two exams of each class, found {m} positive and {n} negative exams")
+    d = float(positive_a.mean() - positive_b.mean())
     of_positives = np.cov(np.stack([positive_a, positive_b])) / m
     of_negatives = np.cov(np.stack([negative_a, negative_b])) / n
     contrast = np.array([1.0, -1.0])
