@@ -218,6 +218,8 @@ def recipe(self: Run) -> Recipe:
         CcellaError: there is no run in the folder.
     """
     file = self.folder / "recipe.yaml"
+    if self.is_begun() and not file.is_file():
+        raise CcellaError(f"{file}: found no such file beside the run's study.json, expected its recipe; restore it")
     if not file.is_file():
         raise CcellaError(
             f"{self.folder}: no run here (recipe.yaml is missing); `ccella run {self.folder} --recipe demo` starts one"
@@ -234,9 +236,9 @@ def request(self: Run) -> dict:
 @patch
 def save_request(self: Run, recipe: Recipe, request: Mapping) -> None:
     """Write down what the run is asked for, unless that is what stands there."""
-    begun = self.is_begun()
-    if not begun or self.recipe() != recipe.model_copy(update={"parent": None}):
-        recipe.dump(self.folder / "recipe.yaml")
+    begun, file = self.is_begun(), self.folder / "recipe.yaml"
+    if not file.is_file() or self.recipe() != recipe.model_copy(update={"parent": None}):
+        recipe.dump(file)
     if not begun or self.request() != request:
         write_json(_request_file(self), request)
 
