@@ -11,48 +11,64 @@ import typing
 
 from jaxtyping import AbstractArray, install_import_hook
 
-NOT_YET = object()
+
+def is_array(annotation) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, AbstractArray)
 
 
 def arrays_of(annotation) -> tuple[type, ...]:
     """The array types of an annotation such as `Float[Tensor, "b c"] | None`; () where it says anything else."""
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    parts = typing.get_args(annotation) if union else (annotation,)
-    parts = [p for p in parts if p is not type(None)]
-    return tuple(parts) if parts and all(isinstance(p, type) and issubclass(p, AbstractArray) for p in parts) else ()
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    parts = typing.get_args(annotation) if is_union else (annotation,)
+    parts = tuple(part for part in parts if part is not types.NoneType)
+    return parts if all(is_array(part) for part in parts) else ()
+
+
+def arrays_in(function) -> dict[str, tuple[type, ...]]:
+    """The array types of each annotated parameter, and of what comes back under `return`, where there are any."""
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError:  # a name known to type checkers only
+        return {}
+    arrays = {name: arrays_of(hint) for name, hint in hints.items()}
+    return {name: wanted for name, wanted in arrays.items() if wanted}
+
+
+def described(value) -> str:
+    """Tell an array's shape and dtype, or else the type of a value."""
+    if hasattr(value, "shape"):
+        return f"{tuple(value.shape)} {value.dtype}"
+    return type(value).__name__
 
 
 def check(function):
     """Wrap `function` so that arrays of another shape or dtype than it says raise a TypeError."""
     if not inspect.isfunction(function):
         return function
-    signature, hints = inspect.signature(function), NOT_YET
+    signature = inspect.signature(function)
+    # read at the first call: an annotation may name what its module defines later
+    arrays = functools.cache(functools.partial(arrays_in, function))
 
     def demand(name, value):
-        wanted = hints.get(name, ())
-        if wanted and value is not None and not isinstance(value, wanted):
-            found = f"{tuple(value.shape)} {value.dtype}" if hasattr(value, "shape") else type(value).__name__
-            raise TypeError(
-                f"{function.__qualname__}: {name} is {found}, expected {' or '.join(w.__name__ for w in wanted)}"
-            )
-        return value
+        wanted = arrays().get(name, ())
+        if not wanted or value is None or isinstance(value, wanted):
+            return
+        expected = " or ".join(kind.__name__ for kind in wanted)
+        raise TypeError(f"{function.__qualname__}: {name} is {described(value)}, expected {expected}")
 
     @functools.wraps(function)
     def checked(*args, **kwargs):
-        nonlocal hints
-        if hints is NOT_YET:
-            try:
-                hints = {k: arrays_of(v) for k, v in typing.get_type_hints(function).items()}
-            except NameError:  # a name known to type checkers only
-                hints = {}
-        if not any(hints.values()):
+        if not arrays():
             return function(*args, **kwargs)
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             demand(name, value)
-        return demand("return", function(*args, **kwargs))
+        result = function(*args, **kwargs)
+        demand("return", result)
+        return result
 
     return checked
 
 
 def install():
+    """Check every function of ccella that is imported from here on."""
     return install_import_hook("ccella", "shapes.check")

@@ -35,48 +35,79 @@ DONE = r"""bad => document.querySelector(bad) ||
         [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')])"""
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """A server of its own: its own port, home and settings, on a copy of the notebook, with the outputs removed."""
+def copy_without_outputs(notebook: Path, folder: Path) -> None:
     import nbformat
 
-    notebook = nbformat.read(ROOT / "nbs" / NOTEBOOK, 4)
-    for cell in notebook.cells:
+    copy = nbformat.read(notebook, 4)
+    for cell in copy.cells:
         if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    nbformat.write(notebook, tmp_path / NOTEBOOK)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = os.environ | {f"JUPYTER_{k}_DIR": str(tmp_path / k.lower()) for k in ("CONFIG", "RUNTIME")}
-    env |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    env.pop("MPLBACKEND", None)
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
+            cell.outputs = []
+            cell.execution_count = None
+    nbformat.write(copy, folder / notebook.name)
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def lab_command(folder: Path, port: int) -> list[str]:
+    server = [
         "--no-browser",
         "--allow-root",
         "--ip=127.0.0.1",
         f"--port={port}",
         "--ServerApp.port_retries=0",
         "--IdentityProvider.token=smoke",
-        f"--ServerApp.root_dir={tmp_path}",
-        "--LabApp.news_url=None",
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        f"--ServerApp.root_dir={folder}",
     ]
-    with open(tmp_path / "lab.log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=env)
-        url = f"http://127.0.0.1:{port}"
+    no_news = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    return [sys.executable, "-m", "jupyterlab", *server, *no_news]
+
+
+def lab_environment(folder: Path) -> dict[str, str]:
+    """This process's environment, but with settings and home in `folder`, and the notebook's own backend of plots."""
+    own = {
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "HOME": str(folder),
+        "PYTHONPATH": str(ROOT),
+    }
+    environment = os.environ | own
+    environment.pop("MPLBACKEND", None)
+    return environment
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/api/status?token=smoke", timeout=1)
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(url: str, log: Path) -> None:
+    """Wait until the server answers; fail with its log after a minute."""
+    for _ in range(120):
+        if answers(url):
+            return
+        time.sleep(0.5)
+    pytest.fail(log.read_text())
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """A server of its own: its own port, home and settings, on a copy of the notebook, with the outputs removed."""
+    copy_without_outputs(ROOT / "nbs" / NOTEBOOK, tmp_path)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    path = tmp_path / "lab.log"
+    command, environment = lab_command(tmp_path, port), lab_environment(tmp_path)
+    with open(path, "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
-            for _ in range(120):
-                try:
-                    urllib.request.urlopen(f"{url}/api/status?token=smoke", timeout=1)
-                    break
-                except OSError:
-                    time.sleep(0.5)
-            else:
-                pytest.fail((tmp_path / "lab.log").read_text())
+            wait_for(url, path)
             yield url
         finally:
             server.terminate()
@@ -84,8 +115,9 @@ def lab(tmp_path):
 
 
 def test_notebook_runs_in_lab(lab, tmp_path):
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    """The last cell is executed, and no cell shows an error or writes to stderr."""
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 3000})
         page.goto(f"{lab}/lab/tree/{NOTEBOOK}?token=smoke")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)

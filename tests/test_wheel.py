@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from runs import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ccella"
@@ -22,6 +23,13 @@ FINDINGS: The prostate measures 4.6 x 3.4 x 4.2 cm. In the left mid peripheral z
 of low T2 signal with marked restricted diffusion, PI-RADS 5. The capsule is intact. No enlarged lymph nodes.
 IMPRESSION: Left mid peripheral zone lesion, PI-RADS 5.
 """
+
+
+def pip(cwd, *command):
+    options = ("--no-index", "--quiet", "--disable-pip-version-check")
+    line = [sys.executable, "-m", "pip", *command, *options]
+    done = subprocess.run(line, cwd=cwd, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -42,84 +50,77 @@ def installed(wheel, tmp_path_factory):
     return target
 
 
-def pip(cwd, *command):
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *command, "--no-index", "--quiet", "--disable-pip-version-check"],
-        cwd=cwd,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 def run(target, cwd, *command):
     env = os.environ | {"PYTHONPATH": str(target), "COLUMNS": "120", "NO_COLOR": "1"}
     return subprocess.run([sys.executable, *command], cwd=cwd, env=env, text=True, capture_output=True, timeout=300)
 
 
+def files_under(folder: Path) -> set[str]:
+    """The files of a folder by their paths in the checkout, but for hidden ones and Python's caches."""
+    names = {path.relative_to(ROOT).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {name for name in names if "/." not in name and "__pycache__" not in name}
+
+
+@pytest.mark.slow
 def test_wheel_holds_what_the_package_reads(wheel):
-    within = {
-        p.relative_to(ROOT).as_posix()
-        for kind in ("recipes", "weights", "grid", "organs")
-        for p in (PACKAGE / kind).rglob("*")
-        if p.is_file()
-    }
-    within = {p for p in within if "/." not in p and "__pycache__" not in p}
-    stages = {f"ccella/experiments/{p.name}" for p in (ROOT / "nbs" / "experiments").glob("[!._]*.ipynb")}
-    modules = {p.relative_to(ROOT).as_posix() for p in PACKAGE.rglob("*.py")}
+    """Every module, style, recipe, weight, profile and stage notebook is in the wheel, and nothing else."""
+    sources = [*PACKAGE.rglob("*.py"), *PACKAGE.glob("*.css")]
+    expected = {path.relative_to(ROOT).as_posix() for path in sources}
+    for kind in ("recipes", "weights", "grid", "organs"):
+        expected |= files_under(PACKAGE / kind)
+    for notebook in (ROOT / "nbs" / "experiments").glob("[!._]*.ipynb"):
+        expected.add(f"ccella/experiments/{notebook.name}")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("ccella/")}
-    assert held == within | stages | modules
+    assert held == expected
 
 
 def test_shipped_weights_are_small():
-    size = sum(p.stat().st_size for p in (PACKAGE / "weights").rglob("*") if p.is_file())
-    assert size < 16e6, f"{size / 1e6:.1f} MB of weights; the limit is 16 MB"
+    """A clone and a wheel stay small: weights of another size belong elsewhere."""
+    size = sum(path.stat().st_size for path in (PACKAGE / "weights").rglob("*") if path.is_file())
+    assert 0 < size < 16e6, f"{size / 1e6:.1f} MB of weights; the limit is 16 MB"
 
 
+@pytest.mark.slow
 def test_metadata(wheel):
-    with zipfile.ZipFile(wheel) as z:
-        info = next(n for n in z.namelist() if n.endswith("METADATA"))
-        metadata = z.read(info).decode("utf-8")
-        scripts = z.read(info.replace("METADATA", "entry_points.txt")).decode("utf-8")
+    """The wheel tells its licence, its Python, what it needs and its command."""
+    with zipfile.ZipFile(wheel) as held:
+        about = next(name for name in held.namelist() if name.endswith("METADATA"))
+        metadata = held.read(about).decode("utf-8")
+        scripts = held.read(about.replace("METADATA", "entry_points.txt")).decode("utf-8")
     assert "License-Expression: Apache-2.0" in metadata
-    assert "Requires-Dist: torch" in metadata and "Requires-Python: >=3.11" in metadata
+    assert "Requires-Dist: torch" in metadata
+    assert "Requires-Python: >=3.11" in metadata
     assert "ccella = ccella.cli:main" in scripts
 
 
+@pytest.mark.slow
 def test_command_line_of_the_installed_wheel(installed, tmp_path):
+    """What runs is the installed package, not this checkout, and it knows every command."""
     where = run(installed, tmp_path, "-c", "import ccella; print(ccella.__file__)")
     assert Path(where.stdout.strip()).is_relative_to(installed), where.stdout + where.stderr
     shown = run(installed, tmp_path, installed / "bin" / "ccella", "--help")
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    for command in ("phantom", "check", "describe", "encode", "train", "generate", "evaluate", "classify", "run"):
-        assert command in shown.stdout
+    for command in COMMANDS:
+        assert f" {command} " in shown.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GENERATOR.is_dir(), reason="no shipped generator in ccella/weights/generator")
 def test_generation_from_the_installed_wheel(installed, tmp_path):
+    """A report becomes an exam with the shipped weights alone."""
     (tmp_path / "report.txt").write_text(REPORT, encoding="utf-8")
-    made = run(
-        installed,
-        tmp_path,
-        installed / "bin" / "ccella",
-        "generate",
-        "--report",
-        "report.txt",
-        "--out",
-        "exam",
-        "--seed",
-        "7",
-        "--device",
-        "cpu",
-    )
+    line = "generate --report report.txt --out exam --seed 7 --device cpu"
+    made = run(installed, tmp_path, installed / "bin" / "ccella", *line.split())
     assert made.returncode == 0, made.stdout + made.stderr
+    assert "PI-RADS 5" not in made.stdout + made.stderr  # report text goes into no log
     with open(tmp_path / "exam" / "cohort.csv", newline="", encoding="utf-8") as table:
-        rows = list(csv.DictReader(table))
-    assert len(rows) == 1 and rows[0]["kind"] == "synthetic"
-    volumes = [nib.load(tmp_path / "exam" / rows[0][sequence]) for sequence in ("axt2", "highb", "adc")]
+        (row,) = csv.DictReader(table)
+    assert row["kind"] == "synthetic"
+    volumes = [nib.load(tmp_path / "exam" / row[sequence]) for sequence in ("axt2", "highb", "adc")]
     for volume in volumes:
         voxels = np.asanyarray(volume.dataobj)
-        assert voxels.shape == volumes[0].shape and voxels.ndim == 3
-        assert np.isfinite(voxels).all() and voxels.std() > 0
+        assert voxels.ndim == 3
+        assert voxels.shape == volumes[0].shape
+        assert np.isfinite(voxels).all()
+        assert voxels.std() > 0
         assert nib.aff2axcodes(volume.affine) == ("R", "A", "S")
-    assert "PI-RADS 5" not in made.stdout + made.stderr  # report text goes into no log
