@@ -182,8 +182,10 @@ def _show_exams(made, seed: int) -> None:
     """Print the synthetic exams of a cohort, ten at most, with what the class head says of each."""
     exams = len(made)
     count = "1 synthetic exam" if exams == 1 else f"{exams} synthetic exams"
-    title = f"{count} in {made.root}, seed {seed}"
-    lines = result_table(title, "exam", "made from", "replicate", "p(class 1)", right=2)
+    shown = ", the first ten" if exams > 10 else ""
+    title = f"{count} in {made.root}, seed {seed}{shown}"
+    head_says = f"p(class 1 by {made.label_rule})"
+    lines = result_table(title, "exam", "made from", "replicate", head_says, right=2)
     for row in made.table.head(10).to_dict("records"):
         p = row["p_generated"]
         head = f"{p:.3f}" if isinstance(p, float) else ""

@@ -105,6 +105,7 @@ def test_an_exam_shows_itself_and_never_its_report(generator, tmp_path):
     ("report", "change", "words"),
     [
         ("", {}, "an empty text"),
+        (None, {}, "found a NoneType, expected a text"),
         (REPORT, {"scheduler": "ddim"}, "choose one of flow_euler"),
         (REPORT, {"steps": 0}, "sampling: steps"),
         (Path("nowhere.txt"), {}, "no such file"),

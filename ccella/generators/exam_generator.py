@@ -177,7 +177,8 @@ def from_report(
         seed: of the noise.
         replicate: another number gives another patient who fits the report.
         spacing_mm: between voxels along x, y, z; None: the generator's usual.
-        name: keys the noise beside the seed; None: the file's, or "report".
+        name: keys the noise and the exam's id beside the seed; None: the file's, or "report". The text does not: two
+            texts that go into one folder need two names, or two replicates.
         **sampling: entries of the recipe's `sample` to replace, such as `steps=100`, `guidance=2.0`.
 
     Raises:

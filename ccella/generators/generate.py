@@ -209,7 +209,7 @@ def _caption(exam: SyntheticExam) -> str:
     if not cells:
         return noise
     p = cells["p_generated"]
-    return f"p(class 1) {p:.3f}, {noise}"
+    return f"p(class 1 by {exam.origin.label_rule}) {p:.3f}, {noise}"
 
 
 @patch
@@ -317,7 +317,7 @@ def _refuse_other_source(out: Path, row: Mapping, request: Request) -> None:
     for what, is_same in same.items():
         if not is_same:
             found = f"an exam made from another {what} of {request.source_exam_id}"
-            advice = "name another folder or remove it"
+            advice = "name another folder, another name for this report, or remove the exam"
             raise CcellaError(problem(exam_id, out, found, f"the same {what} as now", advice))
 
 

@@ -134,8 +134,11 @@ def request_of_text(text: str, spacing_mm: Sequence[float], name: str = "report"
         replicate: which of several exams of this report.
 
     Raises:
-        CcellaError: the text is empty, or the name of a file; it is not quoted.
+        CcellaError: no text, an empty one, or the name of a file; it is not quoted.
     """
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise CcellaError(f"report: found a {kind}, expected a text, or a Path to a file; give str or Path")
     text = text.replace("\r\n", "\n").strip()  # as a file is read
     if not text:
         raise CcellaError("report: found an empty text, expected a report; write one")
