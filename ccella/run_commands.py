@@ -157,8 +157,8 @@ def before_in(folder: Path, study: str) -> dict:
     """Read what a study in this folder was asked for before; nothing where it is new."""
     from ccella.core import read_json
 
-    asked = folder / "study.json"
-    return read_json(asked).get(study, {}) if asked.is_file() else {}
+    requested = folder / "study.json"
+    return read_json(requested).get(study, {}) if requested.is_file() else {}
 
 
 def print_done(folder: Path, done: list, table: str) -> None:

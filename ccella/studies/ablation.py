@@ -24,6 +24,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+# %% ../../nbs/6_studies/67_ablation.ipynb #9063b3c9
 from ..core import CcellaError, atomic_path, read_json, sha256
 from ..exams.cohort import Cohort
 from ..figures import forest
@@ -575,11 +576,11 @@ def _ask_ablation(run: Run, recipe: Recipe | None, parameters: Mapping, cohort: 
         recipe = run.recipe() if begun else load_recipe("ablation")
     of_ablation = ablation_parameters(parameters, before["ablation"])
     of_cohort = stage_parameters("cohort", before["parameters"]["cohort"], cohort)
-    asked = {
+    requested = {
         "ablation": of_ablation.model_dump(mode="json"),
         "parameters": {"cohort": of_cohort.model_dump(mode="json")},
     }
-    return recipe, before | asked
+    return recipe, before | requested
 
 # %% ../../nbs/6_studies/67_ablation.ipynb #70aee102
 def run_ablation(

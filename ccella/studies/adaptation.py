@@ -879,8 +879,8 @@ def _ask_adaptation(run: Run, recipe: Recipe | None, parameters: Mapping) -> tup
         raise CcellaError(f"{run.folder} holds a run of another kind, not a study of classifiers; name another folder")
     if recipe is None:
         recipe = run.recipe() if begun else load_recipe("adapt")
-    asked = adaptation_parameters(parameters, before["adapt"])
-    return recipe, before | {"adapt": asked.model_dump(mode="json")}
+    requested = adaptation_parameters(parameters, before["adapt"])
+    return recipe, before | {"adapt": requested.model_dump(mode="json")}
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #9f29390a
 def run_adaptation(
