@@ -313,7 +313,7 @@ def check_weights(
     damaged = sorted(name for name, tensor in found.items() if not tensor.isfinite().all())
     if damaged:
         raise CcellaError(
-            f"{source}: {len(damaged)} tensors hold NaN or infinity, the first is {damaged[0]}; "
+            f"{source}: found NaN or infinity in {len(damaged)} tensors, the first is {damaged[0]}, expected numbers; "
             "the file is damaged or its training diverged"
         )
 

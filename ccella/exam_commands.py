@@ -112,7 +112,9 @@ def check_command(
             raise
         print("\n".join(faults))
         count, first = len(faults), faults[0]
-        raise CcellaError(f"{cohort}: {count} faults, listed above; the first: {first}") from error
+        raise CcellaError(
+            f"{cohort}: found {count} faults, expected none; they are listed above, the first is: {first}"
+        ) from error
     _show_summary(f"{cohort}: nothing wrong", summary)
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #e461c26f
@@ -210,7 +212,9 @@ def _requests(made_by, folder, report, source, spacing, per_report: int) -> list
         return requests_of(source, made_by.recipe, per_report)
     spacing_mm = spacing or made_by.spacing_mm
     if not spacing_mm:
-        raise CcellaError(f"{folder}: its recipe leaves the spacing to the scanner; give --spacing X Y Z in mm")
+        raise CcellaError(
+            f"{folder}: found no spacing in its recipe, expected three numbers in mm; give --spacing X Y Z"
+        )
     return requests_of_reports(report, spacing_mm, per_report)
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #818abd96

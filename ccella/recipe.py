@@ -425,7 +425,10 @@ def _check_keys(node: Any, config: type[Config], where: str, prefix: str = "") -
         if key not in config.model_fields:
             known = ", ".join(config.model_fields)
             of = f" of {place}" if place else ""
-            raise CcellaError(f"{where}: unknown key '{prefix}{key}'; known keys{of}: {known}")
+            raise CcellaError(
+                f"{where}: found an unknown key '{prefix}{key}', expected one of the known keys{of}: {known}; "
+                "correct it"
+            )
         inner = config.model_fields[key].default
         if isinstance(inner, Config):
             _check_keys(value, type(inner), where, f"{prefix}{key}.")

@@ -105,7 +105,7 @@ def _base_recipe(name: str, given: str | None, folder: Path) -> str | Path:
     if name in list_recipes():
         return name
     known = ", ".join(list_recipes())
-    raise CcellaError(f"{folder}: no run here; start one with --recipe, one of {known} or a YAML file")
+    raise CcellaError(f"{folder}: found no run, expected one; start it with --recipe, one of {known} or a YAML file")
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #a1a53622
 def refuse_unfit_cohorts(folders, recipe) -> None:
@@ -332,7 +332,9 @@ def _refuse_other_folder(out: Path) -> None:
     from ccella.core import CcellaError
 
     if out.is_dir() and any(out.iterdir()) and not (out / "evaluation.ipynb").is_file():
-        raise CcellaError(f"{out}: not empty and not an evaluation's folder; name another")
+        raise CcellaError(
+            f"{out}: found a folder with other files, expected an empty one or an evaluation's; name another"
+        )
 
 
 def _write_parameters(out: Path, recipe, paths: Mapping[str, Path | None], settings: Mapping) -> Path:

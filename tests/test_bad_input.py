@@ -164,7 +164,7 @@ def test_all_faults_at_once(cohort):
     with_nan(volume(cohort, "axt2"))
     other_report = cohort / "exams" / "P1-3-00001" / "report.txt"
     other_report.write_bytes(b"\xff\xfe" + MARKER.encode("utf-16-le"))
-    refused(cohort.parent, "check", cohort, words=["3 faults, listed above"])
+    refused(cohort.parent, "check", cohort, words=["found 3 faults, expected none; they are listed above"])
     listed = ccella("check", cohort).out.splitlines()
     assert len(listed) == 3
     for line in listed:
@@ -332,7 +332,7 @@ def test_a_model_folder_of_another_recipe(generator, tmp_path):
     folder = shutil.copytree(generator / "model", tmp_path / "model")
     before = state(tmp_path)
     other = recipe.model_copy(update={"seed": 5})
-    with pytest.raises(CcellaError, match=r"holds a model of another recipe.*seed: 0 there, 5 here"):
+    with pytest.raises(CcellaError, match=r"found a model of another recipe.*seed: 0 there, 5 here"):
         save_model(model, folder, other, {})
     with pytest.raises(CcellaError, match="another recipe"):
         load_model(folder, load_recipe("tiny"))

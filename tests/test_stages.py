@@ -156,7 +156,7 @@ def test_one_sequence(tmp_path, encoder):
 def test_a_run_of_another_recipe_is_refused(run):
     """Another recipe in the same folder would mix two studies."""
     before = made(run)
-    with pytest.raises(CcellaError, match="holds a run of recipe 'tiny', asked for 'phantom'"):
+    with pytest.raises(CcellaError, match="found a run of recipe 'tiny', expected 'phantom'"):
         execute_run(run, "phantom")
     assert made(run) == before
 

@@ -137,7 +137,7 @@ def test_a_study_of_full_size_dry_run(tmp_path, profile):
 
 def test_an_unknown_profile_is_refused(tmp_path):
     run, plan = dummies(tmp_path / "d", {"a": []})
-    with pytest.raises(CcellaError, match="unknown profile 'moon', known: gpu, local, slurm, or a folder"):
+    with pytest.raises(CcellaError, match="profile: found 'moon', expected one of gpu, local, slurm, or a folder"):
         engine(run, plan, profile="moon")
 
 

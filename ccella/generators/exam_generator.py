@@ -35,7 +35,8 @@ def _institutions_on(card: Path, part: str) -> list:
     named = written.get("institutions", written.get("institution"))
     if not named:
         raise CcellaError(
-            f"{card}: does not say which institutions' phantoms the shipped {part} saw; it cannot be used in a study"
+            f"{card}: found no word of the institutions whose phantoms the shipped {part} saw, expected their names; "
+            "it cannot be used in a study without"
         )
     return list(named) if isinstance(named, list) else [named]
 
@@ -212,7 +213,7 @@ def device_of(name: str = "auto") -> str:
         known += ["cuda"] if torch.cuda.is_available() else []
         known += ["mps"] if torch.backends.mps.is_available() else []
         expected = ", ".join(known)
-        raise CcellaError(f"device {name!r} is not here, expected {expected}") from None
+        raise CcellaError(f"device: found no {name!r}, expected {expected}; choose one") from None
     return name
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #51e1f2b1
@@ -224,7 +225,7 @@ def _limits_in(folder: Path, recipe: Recipe) -> dict[str, tuple[float, float]]:
     path = folder / LIMITS_FILE
     if not path.is_file():
         raise CcellaError(
-            f"{path}: no such file, expected the scanner units that each sequence's 0 and 1 stand for; "
+            f"{path}: found no such file, expected the scanner units that each sequence's 0 and 1 stand for; "
             "run the train stage again"
         )
     limits = {name: tuple(pair) for name, pair in read_json(path).items()}

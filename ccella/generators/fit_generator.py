@@ -342,7 +342,8 @@ def _refuse_precision(precision: str, device: torch.device) -> None:
     """Raise CcellaError where the device cannot train in this precision."""
     if precision == "fp16" and device.type != "cuda":
         raise CcellaError(
-            f"train.precision fp16 needs a CUDA device, found {device.type}; set train.precision to bf16 or fp32"
+            f"train.precision: found fp16 on {device.type}, expected a CUDA device for it; "
+            "set train.precision to bf16 or fp32"
         )
 
 
@@ -417,8 +418,8 @@ def _refuse_broken_loss(loss: JointLoss, step: int, task: Task) -> None:
     if not math.isfinite(total):
         number, exams = step + 1, ", ".join(task.batch.exam_ids)
         raise CcellaError(
-            f"the loss of step {number} is {total} (exams {exams}); the state before it is kept; "
-            "lower train.lr, or check these exams"
+            f"training: found the loss {total} at step {number} (exams {exams}), expected a finite one; "
+            "the state before it is kept; lower train.lr, or check these exams"
         )
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #61f9a0e8

@@ -299,7 +299,10 @@ def _rows_in(out: Path, origin: Origin) -> dict[str, dict]:
     differ = sorted(key for key, value in origin.made_by.items() if before.get(key) != value)
     if differ:
         what = ", ".join(differ)
-        raise CcellaError(f"{out} holds synthetic exams made with another {what}; name another folder or remove it")
+        raise CcellaError(
+            f"{out}: found synthetic exams made with another {what}, expected the same; "
+            "name another folder or remove it"
+        )
     return {row["exam_id"]: row for row in cohort.table.to_dict("records")}
 
 # %% ../../nbs/4_generators/45_generate.ipynb #d7122685

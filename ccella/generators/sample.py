@@ -46,12 +46,13 @@ def _refuse_unfit_scheduler(config: SampleConfig, objective: ObjectiveConfig) ->
     if kind != objective.kind:
         fit = ", ".join(name for name, (other, _) in SCHEDULERS.items() if other == objective.kind)
         raise CcellaError(
-            f"sample.scheduler '{config.scheduler}' samples the objective {kind}, "
-            f"the model was trained with {objective.kind}; choose one of {fit}"
+            f"sample.scheduler: found '{config.scheduler}', which samples the objective {kind}, "
+            f"expected one for {objective.kind}, with which the model was trained; choose one of {fit}"
         )
     if kind == "epsilon" and config.steps > objective.timesteps:
         raise CcellaError(
-            f"sample.steps {config.steps} is more than the {objective.timesteps} timesteps that the model knows"
+            f"sample.steps: found {config.steps}, expected at most the {objective.timesteps} timesteps that the model "
+            "knows; take fewer"
         )
 
 # %% ../../nbs/4_generators/43_sample.ipynb #9d7215e9
@@ -63,7 +64,7 @@ def build_scheduler(config: SampleConfig, objective: ObjectiveConfig | None = No
     """
     if config.scheduler not in SCHEDULERS:
         known = ", ".join(SCHEDULERS)
-        raise CcellaError(f"sample.scheduler '{config.scheduler}' is not known; choose one of {known}")
+        raise CcellaError(f"sample.scheduler: found '{config.scheduler}', expected one of {known}; choose one of them")
     kind, build = SCHEDULERS[config.scheduler]
     objective = objective or ObjectiveConfig(kind=kind)
     _refuse_unfit_scheduler(config, objective)
@@ -105,7 +106,8 @@ def _refuse_broken_latents(x: Tensor, exam_ids: Sequence[str]) -> None:
     if broken:
         count, exams = len(broken), len(x)
         raise CcellaError(
-            f"sampling exam {broken[0]} gave values that are not finite ({count} of {exams} exams); "
+            f"sampling exam {broken[0]}: found values that are not finite ({count} of {exams} exams), "
+            "expected numbers; "
             "the model is broken, or try other sample settings"
         )
 
@@ -164,7 +166,9 @@ def sample(
     scheduler = build_scheduler(config, objective)
     generators = [generator(seed, exam_id, r) for exam_id, r in zip(exam_ids, replicates, strict=True)]
     if len(cond) != len(exam_ids):
-        raise CcellaError(f"{len(exam_ids)} exams were asked for with {len(cond)} conditions")
+        raise CcellaError(
+            f"sampling: found {len(cond)} conditions for {len(exam_ids)} exams, expected one each; give both anew"
+        )
     noise = _first_latents(shape, generators).to(device)
     cond = cond.to(device)
     path = _steps(model, noise, cond, config.guidance, scheduler, _chance(scheduler, generators))

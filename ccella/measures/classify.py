@@ -75,12 +75,12 @@ def _check_labels(y: np.ndarray, exams: "LabelledVolumes") -> None:
     if len(others):
         found = y[others[0]]
         exam = exams.name(others[0])
-        raise CcellaError(f"labels must be 0 or 1: found {found} for {exam} ({len(others)} such exams)")
+        raise CcellaError(f"labels: found {found} for {exam} ({len(others)} such exams), expected 0 or 1; correct them")
     positive = int(y.sum())
     negative = len(y) - positive
     if not positive or not negative:
         raise CcellaError(
-            f"a classifier needs exams of both classes: found {positive} positive and {negative} negative"
+            f"classifier: found {positive} positive and {negative} negative exams, expected both classes; add exams"
         )
 
 # %% ../../nbs/5_measures/55_classify.ipynb #344e7ffa
@@ -121,7 +121,9 @@ class LabelledVolumes:
             raise CcellaError(f"{exam}: expected (sequence, x, y, z), found shape {shape}")
         bad = int((~torch.isfinite(x)).sum())
         if bad:
-            raise CcellaError(f"{exam}: {bad} voxels are not finite")
+            raise CcellaError(
+                f"{exam}: found {bad} voxels that are not finite, expected numbers; export the exam again"
+            )
         return x
 
 # %% ../../nbs/5_measures/55_classify.ipynb #eb538fa8
@@ -173,7 +175,7 @@ def check_shape(config: ClassifierConfig, shape: Sequence[int]) -> None:
     least = LEAST[config.network]
     if any(n < needed for n, needed in zip(shape, least)):
         raise CcellaError(
-            f"'{config.network}' needs at least {_times(least)} voxels, found {_times(shape)}; "
+            f"classifier '{config.network}': found {_times(shape)} voxels, expected at least {_times(least)}; "
             "use the network 'small' or a finer grid"
         )
 
@@ -241,7 +243,10 @@ def predict(
     p = torch.cat(parts).numpy() if parts else np.empty(0)
     lost = int((~np.isfinite(p)).sum())
     if lost:
-        raise CcellaError(f"the classifier gave {lost} of {len(p)} exams no finite probability; its training diverged")
+        raise CcellaError(
+            f"classifier: found no finite probability for {lost} of {len(p)} exams, expected one each; "
+            "its training diverged"
+        )
     return p
 
 # %% ../../nbs/5_measures/55_classify.ipynb #8a8127f1
@@ -393,7 +398,10 @@ def train_classifier(
         lr = schedule.get_last_lr()[0]
         loss = train_epoch(model, train, optimiser, schedule, config, (seed, epoch), device)
         if not np.isfinite(loss):
-            raise CcellaError(f"the classifier's loss is {loss} in epoch {epoch}; lower classifier.lr ({config.lr:g})")
+            raise CcellaError(
+                f"classifier: found the loss {loss} in epoch {epoch}, expected a number; "
+                f"lower classifier.lr ({config.lr:g})"
+            )
         ap = area = None
         due = last or epoch % config.eval_every == 0
         if validation is not None and due:
@@ -499,11 +507,13 @@ def load_classifier(
     folder = Path(folder)
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise CcellaError(f"{folder}: no classifier there, expected model.safetensors and classifier.json")
+        raise CcellaError(f"{folder}: found no classifier, expected model.safetensors and classifier.json; train one")
     card = read_json(folder / "classifier.json")
     known = card["sequences"]
     if sequences is not None and list(sequences) != known:
-        raise CcellaError(f"{folder}: the classifier was trained on {known}, asked for {list(sequences)}")
+        raise CcellaError(
+            f"{folder}: found a classifier of {known}, expected one of {list(sequences)}; name another folder"
+        )
     config = ClassifierConfig(**card["config"])
     model = build_classifier(config, len(known))
     model.load_state_dict(load_file(weights), strict=True)

@@ -130,7 +130,9 @@ def centred(x: Tensor) -> Tensor:
     """
     low, high = float(x.min()), float(x.max())
     if low < -0.01 or high > 1.01:
-        raise CcellaError(f"intensities from {low:.3g} to {high:.3g}, expected a prepared volume within [0, 1]")
+        raise CcellaError(
+            f"found intensities from {low:.3g} to {high:.3g}, expected a volume within [0, 1]; prepare it first"
+        )
     return 2 * x - 1
 
 
@@ -195,7 +197,9 @@ def load_phantom_network(folder: str | os.PathLike | None = None, device: str = 
     folder = Path(SHIPPED_FEATURES if folder is None else folder)
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise CcellaError(f"feature network 'phantom': {weights} is missing, expected its weights there")
+        raise CcellaError(
+            f"feature network 'phantom': found no {weights}, expected its weights there; install ccella again"
+        )
     config = read_json(folder / "config.json")
     with torch.device("meta"):
         module = ConvFeatures(config["channels_in"], tuple(config["widths"]))
@@ -215,10 +219,12 @@ def _checked_volume(i: int, volume) -> Float[Tensor, "x y z"]:
     finite = torch.isfinite(v)
     if not finite.all():
         bad = int((~finite).sum())
-        raise CcellaError(f"volume {i}: {bad} of {v.numel()} voxels are not finite")
+        raise CcellaError(
+            f"volume {i}: found {bad} of {v.numel()} voxels that are not finite, expected numbers; export it again"
+        )
     low, high = float(v.min()), float(v.max())
     if low == high:
-        raise CcellaError(f"volume {i}: every voxel is {low:g}; a blank volume has no features")
+        raise CcellaError(f"volume {i}: found {low:g} in every voxel, expected an image; leave it out")
     return v
 
 # %% ../../nbs/5_measures/52_features.ipynb #58cbbc15
@@ -236,7 +242,10 @@ def normalised(network: FeatureNetwork, volumes: Iterable, dims: int) -> Iterato
     """
     if network.dims != dims:
         function = "extract_slices" if network.dims == 2 else "extract"
-        raise CcellaError(f"feature network '{network.name}' is {network.dims}D: use {function}")
+        raise CcellaError(
+            f"feature network '{network.name}': found one of {network.dims} dimensions, expected another; "
+            f"use {function}"
+        )
     for i, volume in enumerate(volumes):
         v = _checked_volume(i, volume)
         try:
@@ -321,7 +330,7 @@ def extract_slices(
         CcellaError: another plane, or what `normalised` refuses.
     """
     if plane not in PLANES:
-        raise CcellaError(f"unknown plane '{plane}', known: {', '.join(PLANES)}")
+        raise CcellaError(f"plane: found '{plane}', expected one of {', '.join(PLANES)}; choose one")
     module = network.module.to(device).eval()
     rows, counts = [], []
     for v in normalised(network, volumes, 2):

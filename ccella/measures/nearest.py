@@ -256,7 +256,8 @@ class Atlas:
         if nothing.any():
             twin = self.ids[int(nothing.int().argmax())]
             raise CcellaError(
-                f"copies: exam {twin} differs in nothing from what these {len(self.ids)} exams share; "
+                f"copies: found exam {twin} to differ in nothing from what these {len(self.ids)} exams share, expected "
+                "exams that differ; "
                 "leave out exams that are there twice"
             )
 

@@ -188,7 +188,7 @@ def zscored_inside(x: Tensor) -> Tensor:
     inside = x != 0
     spread = x[inside].std()
     if not spread > 0:
-        raise CcellaError("the voxels that are not 0 are all alike; such a volume has no features")
+        raise CcellaError("found one value in all voxels that are not 0, expected an image; leave it out")
     return torch.where(inside, (x - x[inside].mean()) / spread, 0.0)
 
 # %% ../../nbs/5_measures/53_published.ipynb #b4f7daea
@@ -197,14 +197,16 @@ def _onnx_tensors(file: Path) -> dict[str, Tensor]:
     try:
         import onnx
     except ImportError as error:
-        raise CcellaError("reading it needs the package onnx (pip install onnx)") from error
+        raise CcellaError("found no package onnx, expected it for reading this file; pip install onnx") from error
     if not file.is_file():
-        raise CcellaError(f"{file}: no such file")
+        raise CcellaError(f"{file}: found no such file, expected its weights; give its path")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(file.read_bytes())
     except Exception as error:  # the error's class lives in a package of onnx's own
-        raise CcellaError(f"{file} is not a readable ONNX file ({type(error).__name__})") from error
+        raise CcellaError(
+            f"{file}: found a file that cannot be read ({type(error).__name__}), expected ONNX; fetch it again"
+        ) from error
     arrays = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
@@ -316,7 +318,7 @@ def _file_of(row: PublishedNetwork, folder: str | os.PathLike | None) -> Path:
     """The file to read: as given, in the folder given, or where its package is installed."""
     place = folder or row.layout.installed()
     if place is None:
-        raise CcellaError("no weights are shipped for it, and none are installed")
+        raise CcellaError("found no weights for it, neither shipped nor installed")
     return Path(place) / row.file if Path(place).is_dir() else Path(place)
 
 # %% ../../nbs/5_measures/53_published.ipynb #f0ee82f0
@@ -329,7 +331,7 @@ def _load_published(name: str, file: Path, device: str, published: bool) -> Feat
     digest = sha256(file)
     if published and digest != row.sha256:
         raise CcellaError(
-            f"{file} has the right layout but other bytes (sha256 {digest}) than the published file; "
+            f"{file}: found the right layout but other bytes (sha256 {digest}), expected the published file; "
             "published=False takes it as weights of your own"
         )
     return FeatureNetwork(
@@ -363,12 +365,14 @@ def load_feature_network(
     if name == "phantom":
         return load_phantom_network(folder, device)
     if name not in PUBLISHED:
-        raise CcellaError(f"unknown feature network '{name}', known: phantom, {', '.join(PUBLISHED)}")
+        raise CcellaError(
+            f"feature network: found '{name}', expected one of phantom, {', '.join(PUBLISHED)}; choose one"
+        )
     row = PUBLISHED[name]
     try:
         return _load_published(name, _file_of(row, folder), device, published)
     except CcellaError as error:
         raise CcellaError(
-            f"feature network '{name}': {error}. Expected {row.file} (sha256 {row.sha256}), to be fetched from "
+            f"feature network '{name}': {error}; expected {row.file} (sha256 {row.sha256}), to be fetched from "
             f"{row.source} under its own licence; give its path or the folder that holds it"
         ) from error

@@ -123,7 +123,9 @@ def _patients_cut(exams: Sequence[Exam]) -> int:
     between = [k for k in range(1, len(exams)) if exams[k].patient_id != exams[k - 1].patient_id]
     if not between:
         raise CcellaError(
-            f"the real cohort has exams of one patient ({exams[0].patient_id}): it cannot be parted into two halves"
+            f"the real cohort: found exams of one patient ({exams[0].patient_id}), "
+            "expected two at least for two halves; "
+            "add exams"
         )
     middle = len(exams) / 2
     return min(between, key=lambda k: abs(k - middle))
@@ -244,7 +246,10 @@ def ms_ssim(a: Float[Tensor, "x y z"], b: Float[Tensor, "x y z"]) -> float:
     """
     plane = tuple(a.shape[:2])
     if min(plane) < SSIM_LEAST:
-        raise CcellaError(f"MS-SSIM with three scales needs {SSIM_LEAST} voxels in the plane, found {plane}")
+        raise CcellaError(
+            f"MS-SSIM: found {plane} voxels in the plane, expected at least {SSIM_LEAST} for three scales; "
+            "use a finer grid"
+        )
     metric = MultiScaleSSIMMetric(
         spatial_dims=2,
         data_range=1.0,

@@ -50,7 +50,7 @@ def _write_inputs(exams: Sequence[Exam], recipe: Recipe, path: Path) -> None:
             if x.shape != shape:
                 own, first = _times(x.shape[1:]), _times(shape[1:])
                 raise CcellaError(
-                    f"{exam.exam_id}: {own} voxels where {exams[0].exam_id} has {first}; "
+                    f"exam {exam.exam_id}: found {own} voxels, expected {first} as {exams[0].exam_id} has; "
                     "give the recipe's classifier a shape"
                 )
             file.write(x.tobytes())

@@ -310,7 +310,7 @@ class Adapter(nn.Module):
         width = text.shape[-1]
         if width != self.text_width:
             raise CcellaError(
-                f"text: found states {width} wide, the adapter was built for {self.text_width}; "
+                f"text: found states {width} wide, expected {self.text_width}, for which the adapter was built; "
                 "give those of the text encoder that the recipe names"
             )
         return self.connector(text, self.time_embedding(t), text_mask)

@@ -233,7 +233,7 @@ def read(
     if not self.config.text:
         return None, None
     if cond.text is None:
-        raise CcellaError("conditioning: it has no text, expected the reports' states; this model reads reports")
+        raise CcellaError("conditioning: found no text, expected the reports' states; this model reads reports")
     text = cond.text.to(self.ella.connector.proj_in.weight.dtype)
     context, scores = self.ella(text, t, cond.text_mask)
     return context, self._logits(context, scores)
@@ -245,7 +245,7 @@ def _true_class(self: LatentDiffusion, label: Tensor | None) -> Tensor:
     classes = self.config.classes
     if label is None:
         raise CcellaError(
-            "conditioning: it has no label, expected one per exam; this model is given the true class (−1: unknown)"
+            "conditioning: found no label, expected one per exam; this model is given the true class (−1: unknown)"
         )
     highest = label.max()
     if highest >= classes:
@@ -279,7 +279,7 @@ def _check_batch(self: LatentDiffusion, x: Tensor, t: Tensor, cond: Conditioning
         lowest, highest = t.min(), t.max()
         raise CcellaError(f"timestep: found {lowest:g} to {highest:g}, expected 0 to {last}")
     if cond.spacing_mm is None:
-        raise CcellaError("conditioning: it has no spacing_mm, expected the voxel spacing of each exam; give it in mm")
+        raise CcellaError("conditioning: found no spacing_mm, expected the voxel spacing of each exam; give it in mm")
     latents, times, exams = len(x), len(t), len(cond)
     if exams != latents or times != latents:
         raise CcellaError(
@@ -359,7 +359,8 @@ def check_folder(folder: Path | str, recipe: Recipe, keys=TRAINING) -> None:
         named = list(differing.items())[:_MOST_NAMED]
         settings = "; ".join([f"{key}: {theirs!r} there, {ours!r} here" for key, (theirs, ours) in named])
         raise CcellaError(
-            f"{folder} holds a model of another recipe ({settings}); choose another folder or that recipe"
+            f"{folder}: found a model of another recipe ({settings}), expected this one; "
+            "choose another folder or that recipe"
         )
 
 # %% ../../nbs/3_models/36_ldm.ipynb #b2a9919d
@@ -406,7 +407,9 @@ def _model_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CcellaError(f"{path}: not a readable safetensors file ({error}); restore or train it again") from error
+        raise CcellaError(
+            f"{path}: found a file that cannot be read ({error}), expected safetensors; restore or train it again"
+        ) from error
     if "scale_factor" not in weights:
         raise CcellaError(f"{path}: found no scale_factor, expected what save_model writes; it is not of this program")
     return weights
@@ -426,7 +429,9 @@ def load_model(folder: Path | str, recipe: Recipe | None = None) -> tuple[Latent
     missing = [name for name in (_MODEL_FILE, _RECIPE_FILE) if not (folder / name).is_file()]
     if missing:
         names = " and ".join(missing)
-        raise CcellaError(f"{folder}: no model here, {names} missing; train one, or name a run that has one")
+        raise CcellaError(
+            f"{folder}: found no model ({names} missing), expected one; train one, or name a run that has one"
+        )
     if recipe is not None:
         check_folder(folder, recipe, ARCHITECTURE)
     own = load_recipe(folder / _RECIPE_FILE)

@@ -117,7 +117,9 @@ def ablation_rows(names: Sequence[str]) -> dict[str, dict[str, object]]:
     known = {name: variant(name) for name in VARIANTS} | OPTIONS
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise CcellaError(f"unknown row '{unknown[0]}' of the ablation, known: {', '.join(known)}")
+        raise CcellaError(
+            f"ablation: found an unknown row '{unknown[0]}', expected some of {', '.join(known)}; correct --rows"
+        )
     return {name: known[name] for name in dict.fromkeys((BASE, *names))}
 
 
@@ -571,7 +573,7 @@ def _ask_ablation(run: Run, recipe: Recipe | None, parameters: Mapping, cohort: 
     if begun:
         before = run.request()
     if "ablation" not in before:
-        raise CcellaError(f"{run.folder} holds a run of six stages, not an ablation; name another folder")
+        raise CcellaError(f"{run.folder}: found a run of six stages, expected an ablation; name another folder")
     if recipe is None:
         recipe = run.recipe() if begun else load_recipe("ablation")
     of_ablation = ablation_parameters(parameters, before["ablation"])

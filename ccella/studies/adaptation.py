@@ -259,16 +259,17 @@ def _check_labels(name: str, column: str, labels: pd.Series) -> None:
     found = labels.dropna().unique().tolist()
     other = [value for value in found if value not in (0, 1)]
     if other:
-        raise CcellaError(f"{name}: labels must be 0 or 1, found {other[0]:g} in column {column}")
+        raise CcellaError(f"{name}: found {other[0]:g} in column {column}, expected 0 or 1; correct the label")
     unknown = int(labels.isna().sum())
     if unknown:
         raise CcellaError(
-            f"{name}: {unknown} of {len(labels)} exams have no {column}; "
+            f"{name}: found no {column} in {unknown} of {len(labels)} exams, expected one each; "
             "leave them out of the cohort, or name another label rule"
         )
     if labels.nunique() < 2:
         raise CcellaError(
-            f"{name}: all {len(labels)} exams are of class {labels.iloc[0]:g} ({column}), expected both classes"
+            f"{name}: found all {len(labels)} exams of class {labels.iloc[0]:g} ({column}), expected both classes; "
+            "add exams of the other"
         )
 
 
@@ -276,8 +277,8 @@ def _check_patients(learning: str, test: str, tables: Mapping[str, pd.DataFrame]
     shared = sorted(set(tables[test].patient_id) & set(tables[learning].patient_id))
     if shared:
         raise CcellaError(
-            f"patient {shared[0]} is in {learning} and in the test set {test} ({len(shared)} such patients); "
-            "no figure would be fair"
+            f"patient {shared[0]}: found in {learning} and in the test set {test} ({len(shared)} such patients), "
+            "expected in one of them; no figure would be fair"
         )
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #cec3852e
@@ -285,7 +286,7 @@ def _check_fraction(table: pd.DataFrame, fraction: float, seed: int) -> None:
     part = table[fraction_rows(table, fraction, seed)]
     if part.label.nunique() < 2:
         raise CcellaError(
-            f"{fraction:.2%} of there_train: all {len(part)} exams are of one class, expected one of each"
+            f"{fraction:.2%} of there_train: found all {len(part)} exams of one class, expected one of each; take more"
         )
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #903322c1
@@ -334,8 +335,8 @@ def refuse_seen(institutions_seen: Mapping[str, Iterable] | None, tested: Iterab
             unfair.append(f"{part}: {', '.join(shared)}")
     if unfair:
         raise CcellaError(
-            f"exams of the tested institution stand behind what would be trained ({', '.join(unfair)}): "
-            "no figure for it would be fair"
+            f"institutions seen: found the tested institution behind what would be trained ({', '.join(unfair)}), "
+            "expected none of its exams; no figure for it would be fair"
         )
     return institutions_seen or {"generator": "not said"}
 
@@ -404,8 +405,9 @@ def _made_from(made: Cohort, sources: Iterable[Exam], part: str) -> list[Exam]:
     missing = [name for name in ids if name not in first]
     if missing:
         raise CcellaError(
-            f"{made.root}: no synthetic exam was made from {missing[0]} and {len(missing) - 1} more exams "
-            f"of the {part} part"
+            f"{made.root}: found no synthetic exam of {missing[0]} and {len(missing) - 1} more exams of the "
+            f"{part} part, "
+            "expected one of each; generate them"
         )
     return [first[name] for name in ids]
 
@@ -533,19 +535,24 @@ def run_training(run: Run, name: str, device: str = "cpu") -> dict:
 def _predictions_of(file: Path, name: str, table: pd.DataFrame) -> np.ndarray:
     """A run's probabilities in the order of the test set's table."""
     if not file.is_file():
-        raise CcellaError(f"{file}: no predictions of run {name}; start the study again")
+        raise CcellaError(
+            f"{file}: found no such file, expected the predictions of {name}; give the same command again"
+        )
     found = pd.read_csv(file, dtype={"exam_id": str, "patient_id": str}).set_index("exam_id")
     missing = [exam for exam in table.exam_id if exam not in found.index]
     if missing:
         raise CcellaError(
-            f"{file}: predictions are missing for {len(missing)} of {len(table)} test exams, the first is {missing[0]}"
+            f"{file}: found no prediction for {len(missing)} of {len(table)} test exams, expected one each; "
+            f"the first is {missing[0]}"
         )
     if len(found) != len(table):
         raise CcellaError(f"{file}: {len(found)} predictions for {len(table)} test exams, expected one each")
     found = found.loc[table.exam_id]
     other_labels = (found.label.to_numpy() != table.label.to_numpy()).any()
     if other_labels or not found.p.between(0, 1).all():
-        raise CcellaError(f"{file}: labels or probabilities are not those of this test set")
+        raise CcellaError(
+            f"{file}: found labels or probabilities of another test set, expected this one's; remove the file"
+        )
     return found.p.to_numpy()
 
 
@@ -876,7 +883,9 @@ def _ask_adaptation(run: Run, recipe: Recipe | None, parameters: Mapping) -> tup
     begun = run.is_begun()
     before = run.request() if begun else {"adapt": {}, "show_reports": False}
     if "adapt" not in before:
-        raise CcellaError(f"{run.folder} holds a run of another kind, not a study of classifiers; name another folder")
+        raise CcellaError(
+            f"{run.folder}: found a run of another kind, expected a study of classifiers; name another folder"
+        )
     if recipe is None:
         recipe = run.recipe() if begun else load_recipe("adapt")
     requested = adaptation_parameters(parameters, before["adapt"])

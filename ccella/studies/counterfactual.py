@@ -134,7 +134,7 @@ def _check_pairs(pairs: Sequence[Pair]) -> None:
     for i, (_, expected) in enumerate(pairs):
         if not expected:
             raise CcellaError(
-                f"landing: pair {i}: its edit changes no place on the left or right, "
+                f"landing, pair {i}: found an edit that changes no place on the left or right, "
                 "expected one at least; leave it out"
             )
 

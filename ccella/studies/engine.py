@@ -40,7 +40,9 @@ def find_notebooks() -> Path:
     for folder in places:
         if all((folder / step.notebook).is_file() for step in STAGES.values()):
             return folder
-    raise CcellaError(f"the stage notebooks are neither in {places[0]} nor in {places[1]}; install ccella again")
+    raise CcellaError(
+        f"stages: found no notebooks in {places[0]} or {places[1]}, expected them there; install ccella again"
+    )
 
 
 def source_sha(notebook: Path) -> str:
@@ -268,8 +270,8 @@ def _profile_folder(profile: str) -> Path:
     folder = GRID / "profiles" / profile if profile in known else Path(profile)
     if not (folder / "config.yaml").is_file():
         raise CcellaError(
-            f"unknown profile '{profile}', known: {', '.join(known)}, "
-            "or a folder that holds a config.yaml of Snakemake's"
+            f"profile: found '{profile}', expected one of {', '.join(known)}, "
+            "or a folder that holds a config.yaml of Snakemake's; correct --profile"
         )
     return folder.resolve()
 

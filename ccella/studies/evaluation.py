@@ -55,7 +55,7 @@ def _check_cohort(kind: str, cohort: Cohort, sequences: Sequence[str], least: in
     lacking = [name for name in sequences if name not in cohort.sequences]
     if lacking:
         raise CcellaError(
-            f"the {kind} cohort {cohort.root} has the sequences {', '.join(cohort.sequences)}, "
+            f"the {kind} cohort {cohort.root}: found the sequences {', '.join(cohort.sequences)}, "
             f"expected also {', '.join(lacking)}; choose a recipe without"
         )
     n = len(cohort)
@@ -83,8 +83,8 @@ def check_pair(real: Cohort, synthetic: Cohort, recipe: Recipe) -> None:
     _check_cohort("synthetic", synthetic, sequences, FEWEST_IN_SET)
     if real.label_rule != synthetic.label_rule:
         raise CcellaError(
-            f"the real cohort's labels follow the label rule '{real.label_rule}', "
-            f"the synthetic one's '{synthetic.label_rule}'; label both by one rule"
+            f"labels: found the label rule '{real.label_rule}' in the real cohort and '{synthetic.label_rule}' in the "
+            "synthetic one, expected one rule; label both by it"
         )
 
 # %% ../../nbs/6_studies/63_evaluation.ipynb #0aa7a3ee

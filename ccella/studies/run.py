@@ -84,7 +84,10 @@ def read_parameters(kind: type[Config], what: str, *layers: Mapping) -> Config:
     given = {name: value for layer in layers for name, value in layer.items()}
     unknown = sorted(given.keys() - kind.model_fields.keys())
     if unknown:
-        raise CcellaError(f"{what}: unknown parameter '{unknown[0]}'; known: {', '.join(kind.model_fields) or 'none'}")
+        raise CcellaError(
+            f"{what}: found an unknown parameter '{unknown[0]}', expected one of "
+            f"{', '.join(kind.model_fields) or 'none'}; correct it"
+        )
     return validated(kind, given, what)
 
 # %% ../../nbs/6_studies/60_run.ipynb #a8db7241
@@ -124,7 +127,7 @@ def refuse_unknown_stages(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in STAGES:
-            raise CcellaError(f"unknown stage '{name}', known: {', '.join(STAGES)}")
+            raise CcellaError(f"stage: found '{name}', expected one of {', '.join(STAGES)}; choose one")
 
 
 def stage_parameters(name: str, *layers: Mapping) -> Config:
@@ -222,7 +225,8 @@ def recipe(self: Run) -> Recipe:
         raise CcellaError(f"{file}: found no such file beside the run's study.json, expected its recipe; restore it")
     if not file.is_file():
         raise CcellaError(
-            f"{self.folder}: no run here (recipe.yaml is missing); `ccella run {self.folder} --recipe demo` starts one"
+            f"{self.folder}: found no run (recipe.yaml is missing), expected one; "
+            f"`ccella run {self.folder} --recipe demo` starts it"
         )
     return load_recipe(file)
 
@@ -254,13 +258,13 @@ def refuse_other_folder(run: Run) -> None:
     left_by_a_run = ("logs", ".snakemake", "recipe.yaml")
     found = sorted(path.name for path in run.folder.iterdir() if path.name not in left_by_a_run)
     if found:
-        raise CcellaError(f"{run.folder}: not a run and not empty (it holds {found[0]}); name another folder")
+        raise CcellaError(f"{run.folder}: found {found[0]}, expected a run or an empty folder; name another folder")
 
 
 def _requested_recipe(run: Run, recipe: Recipe | str | None) -> Recipe:
     if recipe is None and not run.is_begun():
         run.recipe()  # no recipe, no run: says how to start one
-        raise CcellaError(f"{run.folder}: study.json is missing; name the recipe of this run")
+        raise CcellaError(f"{run.folder}: found no study.json, expected the run's; name the recipe of this run")
     refuse_other_folder(run)
     if recipe is None:
         return run.recipe()
@@ -269,7 +273,7 @@ def _requested_recipe(run: Run, recipe: Recipe | str | None) -> Recipe:
     found = run.recipe().name if run.is_begun() else recipe.name
     if found != recipe.name:
         raise CcellaError(
-            f"{run.folder} holds a run of recipe '{found}', asked for '{recipe.name}'; name another folder"
+            f"{run.folder}: found a run of recipe '{found}', expected '{recipe.name}'; name another folder"
         )
     return recipe
 
@@ -360,7 +364,7 @@ def hold(path: Path, patience_s: float = 10.0) -> TextIO:
             opened.close()
             run = path.parent.parent
             raise CcellaError(
-                f"{run}: another process is working in this run (it holds {path.name}); wait for it or end it"
+                f"{run}: found another process at work (it holds {path.name}), expected none; wait for it or end it"
             ) from None
 
 # %% ../../nbs/6_studies/60_run.ipynb #85422a9e
@@ -432,7 +436,9 @@ def plain_values(namespace: Mapping) -> dict:
 def _refuse_missing(stage: str, parameters: Config, given: Mapping) -> None:
     for name in (*COMMON_PARAMETERS, *type(parameters).model_fields):
         if name not in given:
-            raise CcellaError(f"stage {stage}: parameter '{name}' is missing from the notebook's parameters cell")
+            raise CcellaError(
+                f"stage {stage}: found no parameter '{name}' in the notebook's parameters cell, expected it; add it"
+            )
 
 
 def _refuse_other_recipe(stage: str, run: Run, expected: str) -> None:

@@ -315,7 +315,9 @@ def _merged_metrics(run: Run) -> dict:
     found = run.results()
     missing = [stage for stage in STAGES if stage not in found]
     if missing:
-        raise CcellaError(f"{run.folder}: stage {missing[0]} is not done; run it before the page is made")
+        raise CcellaError(
+            f"{run.folder}: found no result of stage {missing[0]}, expected one; run it before the page is made"
+        )
     write_json(run.folder / "metrics.json", found)
     return read_json(run.folder / "metrics.json")
 

@@ -330,7 +330,7 @@ def assert_one_institution(recipe: Recipe, train: Cohort) -> dict:
     has_phantoms = (train.table.kind == "phantom").any()
     if has_phantoms and other:
         raise CcellaError(
-            f"exams of another institution than 1 stand behind {', '.join(other)}: "
+            f"institutions seen: found another than 1 behind {', '.join(other)}, expected institution 1 alone; "
             "no figure for institution 2 would be fair"
         )
     return seen
