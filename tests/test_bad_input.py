@@ -262,8 +262,8 @@ def test_reports_that_are_none(content, words, generator, tmp_path):
 
 
 WRONG_LINES = {
-    "train: {stepz: 3}": "unknown key 'train.stepz'; known keys of train: start_from, steps",
-    "colour: red": "unknown key 'colour'",
+    "train: {stepz: 3}": "found an unknown key 'train.stepz'; known keys of train: start_from, steps",
+    "colour: red": "found an unknown key 'colour'",
     "train: {steps: many}": "train.steps: ",
     "train: [": "not a readable YAML file",
     "grid: {shape: [30, 30, 8]}": "grid.shape (30, 30, 8) must be divisible by",
@@ -283,7 +283,7 @@ def test_recipes(content, words, tmp_path):
     refused(tmp_path, "recipes", path, words=[named, words])
     refused(tmp_path, "run", new, recipe=path, words=[named, words])
     refused(tmp_path, "train", new, recipe=path, words=[named, words])
-    refused(tmp_path, "run", new, recipe="tiny", set="train.stepz=3", words=["unknown key 'train.stepz'"])
+    refused(tmp_path, "run", new, recipe="tiny", set="train.stepz=3", words=["found an unknown key 'train.stepz'"])
 
 
 def test_runs_that_are_none_or_of_another_recipe(generator, tmp_path):
@@ -293,11 +293,11 @@ def test_runs_that_are_none_or_of_another_recipe(generator, tmp_path):
     generate = {"report": report, "out": tmp_path / "out"}
 
     nowhere = tmp_path / "nowhere"
-    no_model = ["nowhere/model: no model here", "model.safetensors"]
+    no_model = ["nowhere/model: found no model", "model.safetensors"]
     refused(tmp_path, "generate", run=nowhere, **generate, words=no_model)
 
     mine = shutil.copytree(generator, tmp_path / "mine")
-    refused(tmp_path, "run", mine, recipe="demo", words=[f"{mine}: not a run and not empty"])
+    refused(tmp_path, "run", mine, recipe="demo", words=[f"{mine}: found"])
 
     (mine / "model" / "limits.json").unlink()
     no_limits = ["limits.json: no such file, expected the scanner units"]
