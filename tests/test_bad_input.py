@@ -300,12 +300,12 @@ def test_runs_that_are_none_or_of_another_recipe(generator, tmp_path):
     refused(tmp_path, "run", mine, recipe="demo", words=[f"{mine}: found"])
 
     (mine / "model" / "limits.json").unlink()
-    no_limits = ["limits.json: no such file, expected the scanner units"]
+    no_limits = ["limits.json: found no such file, expected the scanner units"]
     refused(tmp_path, "generate", run=mine, **generate, words=no_limits)
 
     with open(mine / "model" / "model.safetensors", "r+b") as weights:
         weights.truncate(5000)
-    no_weights = ["model.safetensors: not a readable safetensors file"]
+    no_weights = ["model.safetensors: found a file that cannot be read"]
     refused(tmp_path, "generate", run=mine, **generate, words=no_weights)
 
 
