@@ -27,7 +27,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-NOTEBOOK = "00_core.ipynb"
+NOTEBOOK = ROOT / "nbs" / "0_ground" / "00_core.ipynb"
 BAD = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
 # the last cell in view has an execution number (saved outputs alone would not prove a run), or something went wrong
 DONE = r"""bad => document.querySelector(bad) ||
@@ -99,7 +99,7 @@ def wait_for(url: str, log: Path) -> None:
 @pytest.fixture
 def lab(tmp_path):
     """A server of its own: its own port, home and settings, on a copy of the notebook, with the outputs removed."""
-    copy_without_outputs(ROOT / "nbs" / NOTEBOOK, tmp_path)
+    copy_without_outputs(NOTEBOOK, tmp_path)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     path = tmp_path / "lab.log"
@@ -119,7 +119,7 @@ def test_notebook_runs_in_lab(lab, tmp_path):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 3000})
-        page.goto(f"{lab}/lab/tree/{NOTEBOOK}?token=smoke")
+        page.goto(f"{lab}/lab/tree/{NOTEBOOK.name}?token=smoke")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
         page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)  # before this, Run asks for a kernel
         page.click("text=Run >> nth=0")

@@ -1,7 +1,7 @@
 """Run every library notebook and tutorial from its first cell to its last, as nbdev does, each in a process of its own.
 
 Never nbs/records (hours of training, their outputs kept as they ran) nor nbs/experiments (stages, run by the engine).
-With `--fast` the cells under `#| slow` (trainings, and what needs them) are left out.
+With `--fast` the cells under `#| slow` (trainings, long simulations, and what needs them) are left out.
 """
 
 import multiprocessing
@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import tomllib
 import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 NOTEBOOKS = sorted(NBS.glob("[0-9]_*/**/[0-9]*.ipynb")) + sorted((NBS / "tutorials").glob("[!._]*.ipynb"))
 LIMIT_S = 300
+FLAGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["nbdev"]["tst_flags"].split()
 
 
 def name_of(notebook: Path) -> str:
@@ -51,7 +53,8 @@ def run_cells(notebook: Path, folder: Path, fast: bool) -> bool:
     for name in [name for name in sys.modules if name.partition(".")[0] == "ccella"]:
         del sys.modules[name]  # imported anew, with their shapes checked
     shapes.install()
-    passed, _ = test_nb(notebook, force_flags=None if fast else ["slow"], basepath=ROOT)
+    left_out = FLAGS if fast else [flag for flag in FLAGS if flag != "slow"]
+    passed, _ = test_nb(notebook, skip_flags=left_out, basepath=ROOT)
     return passed
 
 

@@ -196,6 +196,7 @@ def test_there_and_back(exam, tmp_path, capsys):
         assert likeness(before, mirrored) < alike - 0.02, "not its mirror image"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the shipped VAE (ccella/weights/vae) is not there yet")
 def test_through_the_vae(exam, tmp_path, capsys):
     """A VAE that saw phantoms only gives back a picture of another organ, in the file's own space."""
