@@ -1,6 +1,6 @@
 """Run every library notebook and tutorial from its first cell to its last, as nbdev does, each in a process of its own.
 
-Never nbs/records (hours of training; their outputs are those of the run) nor nbs/experiments (stages, run by the engine).
+Never nbs/records (hours of training, whose outputs stay) nor nbs/experiments (stages, run by the engine).
 With `--fast` the cells under `#| slow` (trainings, and what needs them) are left out.
 """
 
