@@ -373,6 +373,6 @@ def test_a_run_keeps_the_recipe_that_it_began_with(engine, tmp_path, monkeypatch
     assert engine[-1]["recipe"].sample.steps == 9
     unknown = ccella("run", "theirs")
     assert unknown.code == 1
-    assert "start one with --recipe" in unknown.err
+    assert "start it with --recipe" in unknown.err
     assert not (tmp_path / "runs" / "theirs").exists()
     assert len(engine) == 1
