@@ -262,7 +262,7 @@ def test_reports_that_are_none(content, words, generator, tmp_path):
 
 
 WRONG_LINES = {
-    "train: {stepz: 3}": "found an unknown key 'train.stepz', expected one of the known keys of train: start_from, steps",
+    "train: {stepz: 3}": "found an unknown key 'train.stepz', expected one of the known keys of train: start_from",
     "colour: red": "found an unknown key 'colour'",
     "train: {steps: many}": "train.steps: ",
     "train: [": "not a readable YAML file",
