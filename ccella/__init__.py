@@ -48,5 +48,5 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    """List what is here, the names that are not yet brought included."""
-    return sorted({*globals(), *__all__})
+    """List what the package offers, and no more."""
+    return sorted([*__all__, "__version__"])

@@ -95,6 +95,9 @@ def requests_of(cohort: Cohort | Iterable[Exam], recipe: Recipe, replicates: int
 # %% ../../nbs/4_generators/44_requests.ipynb #380d0b38
 def _report_in(path: Path) -> str:
     """Read a report file. CcellaError for one that is missing, empty or not UTF-8."""
+    if not path.is_file():
+        advice = "check the name, or give a text to `from_report`"
+        raise CcellaError(problem(path.stem, path, "no such file", "a report as a UTF-8 text file", advice))
     text = Exam(path.stem, path.stem, {}, report_path=path).text()
     if not text:
         raise CcellaError(problem(path.stem, path, "an empty file", "a report", "write the report into it"))
@@ -127,6 +130,8 @@ def requests_of_reports(paths: Sequence[str | Path], spacing_mm: Sequence[float]
 def request_of_text(text: str, spacing_mm: Sequence[float], name: str = "report", replicate: int = 0) -> Request:
     """Ask for one synthetic exam of a report's text.
 
+    The new exam's id follows from the name, seed and replicate, not from the text: two reports need two names.
+
     Args:
         text: the report.
         spacing_mm: between voxels along x, y, z.
@@ -134,8 +139,11 @@ def request_of_text(text: str, spacing_mm: Sequence[float], name: str = "report"
         replicate: which of several exams of this report.
 
     Raises:
-        CcellaError: the text is empty, or the name of a file; it is not quoted.
+        CcellaError: the text is empty, the name of a file, or no text; it is not quoted.
     """
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise CcellaError(f"report: found a {kind}, expected the report's text; give a text, or a file as Path(…)")
     text = text.replace("\r\n", "\n").strip()  # as a file is read
     if not text:
         raise CcellaError("report: found an empty text, expected a report; write one")

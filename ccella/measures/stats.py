@@ -19,15 +19,17 @@ from ..core import patch
 # %% ../../nbs/5_measures/50_stats.ipynb #ac931623
 def _number_text(number: float, largest: float) -> str:
     """Write a number with digits that suit the largest beside it: an AUC, a small distance, an ADC."""
+    if number == 0:
+        number = 0.0  # not -0.0
     text = f"{number:.0f}" if largest >= 100 else f"{number:.3f}"
-    rounds_away = bool(number) and float(text) == 0
-    return f"{number:.3g}" if rounds_away or largest < 0.01 else text
+    rounds_to_zero = number != 0 and float(text) == 0
+    return f"{number:.3g}" if rounds_to_zero or 0 < largest < 0.01 else text
 
 
 class Estimate(NamedTuple):
     """Hold a figure with its interval and the number of exams (or rows) it rests on.
 
-    `value` is None where nothing could be counted.
+    `value` is None where it could not be measured: nothing to count, or one class only.
     """
 
     value: float | None
@@ -41,7 +43,7 @@ class Estimate(NamedTuple):
 
     def __str__(self):
         if self.value is None:
-            return f"not defined (n={self.n})"
+            return f"not measured (n={self.n})"
         numbers = [number for number in self[:3] if number is not None]
         largest = max(abs(number) for number in numbers)
         value, *interval = [_number_text(number, largest) for number in numbers]
@@ -516,7 +518,7 @@ def delong(labels, a, b) -> Difference:
     positive_b, negative_b = _placements(labels, b)
     m, n = len(positive_a), len(negative_a)
     if min(m, n) < 2:
-        raise ValueError(f"DeLong's test needs two exams of each class, found {m} positive and {n} negative exams")
+        raise ValueError(f"DeLong's test: found {m} positive and {n} negative exams, expected two of each class")
     d = float(positive_a.mean() - positive_b.mean())
     of_positives = np.cov(np.stack([positive_a, positive_b])) / m
     of_negatives = np.cov(np.stack([negative_a, negative_b])) / n
