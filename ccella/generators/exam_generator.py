@@ -171,17 +171,19 @@ def from_report(
 ) -> SyntheticExam:
     """Make one exam of one report, in memory.
 
+    The exam's id follows from name, seed and replicate, not from the report's text: give two reports two names.
+
     Args:
         self: what makes it.
         report: its text, or a `Path` to a UTF-8 text file.
         seed: of the noise.
         replicate: another number gives another patient who fits the report.
         spacing_mm: between voxels along x, y, z; None: the generator's usual.
-        name: keys the noise beside the seed; None: the file's, or "report".
+        name: names the report, and keys the noise beside the seed; None: the file's, or "report".
         **sampling: entries of the recipe's `sample` to replace, such as `steps=100`, `guidance=2.0`.
 
     Raises:
-        CcellaError: the report is empty, the spacing is not known, or a setting cannot be.
+        CcellaError: the report is missing, empty or no text, the spacing is not known, or a setting cannot be.
     """
     spacing_mm = spacing_mm or self.spacing_mm
     if spacing_mm is None:

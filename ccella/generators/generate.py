@@ -317,7 +317,7 @@ def _refuse_other_source(out: Path, row: Mapping, request: Request) -> None:
     for what, is_same in same.items():
         if not is_same:
             found = f"an exam made from another {what} of {request.source_exam_id}"
-            advice = "name another folder or remove it"
+            advice = "name another folder, or give this report another name (`name=`, or its file's)"
             raise CcellaError(problem(exam_id, out, found, f"the same {what} as now", advice))
 
 
@@ -383,6 +383,9 @@ def generate_exams(
 @patch
 def save(self: SyntheticExam, folder: str | Path) -> dict[str, Path]:
     """Write the exam into a cohort folder, as `generate_exams` would; give its files by sequence.
+
+    The exam's id follows from the report's name, seed and replicate, not from its text: exams of two reports go into
+    one folder under two names (`from_report(..., name=…)`).
 
     Raises:
         CcellaError: the folder holds exams of another model, setting, report or spacing.
