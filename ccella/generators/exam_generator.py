@@ -35,7 +35,8 @@ def _institutions_on(card: Path, part: str) -> list:
     named = written.get("institutions", written.get("institution"))
     if not named:
         raise CcellaError(
-            f"{card}: does not say which institutions' phantoms the shipped {part} saw; it cannot be used in a study"
+            f"{card}: found no institution, expected those whose phantoms the shipped {part} saw; "
+            "leave this part out of studies"
         )
     return list(named) if isinstance(named, list) else [named]
 
@@ -187,7 +188,7 @@ def from_report(
     """
     spacing_mm = spacing_mm or self.spacing_mm
     if spacing_mm is None:
-        raise CcellaError("spacing_mm: found none, expected three numbers in mm; the recipe leaves it to the scanner")
+        raise CcellaError("spacing_mm: found none, expected three numbers in mm, as the recipe names none; give them")
     if isinstance(report, Path):
         (request,) = requests_of_reports([report], spacing_mm)
         request = replace(request, source_exam_id=name or report.stem, replicate=replicate)
@@ -213,7 +214,7 @@ def device_of(name: str = "auto") -> str:
         known += ["cuda"] if torch.cuda.is_available() else []
         known += ["mps"] if torch.backends.mps.is_available() else []
         expected = ", ".join(known)
-        raise CcellaError(f"device {name!r} is not here, expected {expected}") from None
+        raise CcellaError(f"device: found {name!r}, which this machine lacks, expected one of {expected}") from None
     return name
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #51e1f2b1
@@ -225,7 +226,7 @@ def _limits_in(folder: Path, recipe: Recipe) -> dict[str, tuple[float, float]]:
     path = folder / LIMITS_FILE
     if not path.is_file():
         raise CcellaError(
-            f"{path}: no such file, expected the scanner units that each sequence's 0 and 1 stand for; "
+            f"{path}: found no such file, expected the scanner units that each sequence's 0 and 1 stand for; "
             "run the train stage again"
         )
     limits = {name: tuple(pair) for name, pair in read_json(path).items()}

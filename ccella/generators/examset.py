@@ -69,7 +69,8 @@ def _refuse_missing_latents(exam_ids: Iterable[str], latents: LatentCache) -> No
     if missing:
         others = len(missing) - 1
         raise CcellaError(
-            f"exam {missing[0]} and {others} more have no latent in {latents.folder}; run the encode stage first"
+            f"exam {missing[0]} and {others} more: found no latent in {latents.folder}, expected one of each exam; "
+            "run the encode stage first"
         )
 
 # %% ../../nbs/4_generators/40_examset.ipynb #1315a7f6
@@ -114,7 +115,7 @@ class ExamSet:
         exams = list(cohort)
         exam_ids = [e.exam_id for e in exams]
         if not exams:
-            raise CcellaError("there is no exam to train on: the cohort's part is empty; check its split column")
+            raise CcellaError("training set: found no exam, expected one at least; check the cohort's split column")
         _refuse_missing_latents(exam_ids, latents)
         label = torch.tensor([_class_of(e) for e in exams])
         reports = [e.text() for e in exams]

@@ -236,7 +236,7 @@ def state_step(folder: Path, about: dict[str, str]) -> int:
         found, expected = metadata[key], about[key]
         if found != expected:
             raise CcellaError(
-                f"{folder} holds a training with {what} ({key} {found}, this one is {expected}); "
+                f"{folder}: found a training with {what} ({key} {found}), expected {key} {expected}; "
                 "name another folder or remove it"
             )
     return int(metadata["step"])
@@ -342,7 +342,7 @@ def _refuse_precision(precision: str, device: torch.device) -> None:
     """Raise CcellaError where the device cannot train in this precision."""
     if precision == "fp16" and device.type != "cuda":
         raise CcellaError(
-            f"train.precision fp16 needs a CUDA device, found {device.type}; set train.precision to bf16 or fp32"
+            f"train.precision: found fp16 on {device.type}, expected a CUDA device; set train.precision to bf16 or fp32"
         )
 
 
@@ -417,8 +417,8 @@ def _refuse_broken_loss(loss: JointLoss, step: int, task: Task) -> None:
     if not math.isfinite(total):
         number, exams = step + 1, ", ".join(task.batch.exam_ids)
         raise CcellaError(
-            f"the loss of step {number} is {total} (exams {exams}); the state before it is kept; "
-            "lower train.lr, or check these exams"
+            f"step {number}: found a loss of {total} (exams {exams}), expected a finite one; "
+            "lower train.lr, or check these exams; the state before this step is kept"
         )
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #61f9a0e8

@@ -299,12 +299,15 @@ def _rows_in(out: Path, origin: Origin) -> dict[str, dict]:
     differ = sorted(key for key, value in origin.made_by.items() if before.get(key) != value)
     if differ:
         what = ", ".join(differ)
-        raise CcellaError(f"{out} holds synthetic exams made with another {what}; name another folder or remove it")
+        raise CcellaError(
+        found = f"synthetic exams made with another {what}"
+        raise CcellaError(f"{out}: found {found}, expected the same {what}; name another folder or remove it")
+        )
     return {row["exam_id"]: row for row in cohort.table.to_dict("records")}
 
 # %% ../../nbs/4_generators/45_generate.ipynb #d7122685
 def _refuse_other_source(out: Path, row: Mapping, request: Request) -> None:
-    """Raise CcellaError when an exam that is there was made from another report or spacing than is asked for now."""
+    """Raise CcellaError when an exam that is there was made from another report or spacing than the request's."""
     exam_id = row["exam_id"]
     report_path = out / row["report"] if row["report"] else None
     before = Exam(exam_id, "", {}, report_path=report_path).text()
@@ -318,7 +321,7 @@ def _refuse_other_source(out: Path, row: Mapping, request: Request) -> None:
         if not is_same:
             found = f"an exam made from another {what} of {request.source_exam_id}"
             advice = "name another folder, or give this report another name (`name=`, or its file's)"
-            raise CcellaError(problem(exam_id, out, found, f"the same {what} as now", advice))
+            raise CcellaError(problem(exam_id, out, found, f"the {what} of the request", advice))
 
 
 def _refuse_other_sources(out: Path, rows: Mapping[str, Mapping], requests: Sequence[Request], seed: int) -> None:

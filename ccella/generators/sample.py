@@ -46,12 +46,12 @@ def _refuse_unfit_scheduler(config: SampleConfig, objective: ObjectiveConfig) ->
     if kind != objective.kind:
         fit = ", ".join(name for name, (other, _) in SCHEDULERS.items() if other == objective.kind)
         raise CcellaError(
-            f"sample.scheduler '{config.scheduler}' samples the objective {kind}, "
-            f"the model was trained with {objective.kind}; choose one of {fit}"
+            f"sample.scheduler: found '{config.scheduler}', which samples the objective {kind}, "
+            f"expected one for {objective.kind}; choose one of {fit}"
         )
     if kind == "epsilon" and config.steps > objective.timesteps:
         raise CcellaError(
-            f"sample.steps {config.steps} is more than the {objective.timesteps} timesteps that the model knows"
+            f"sample.steps: found {config.steps}, expected at most the {objective.timesteps} timesteps of the model"
         )
 
 # %% ../../nbs/4_generators/43_sample.ipynb #9d7215e9
@@ -63,7 +63,7 @@ def build_scheduler(config: SampleConfig, objective: ObjectiveConfig | None = No
     """
     if config.scheduler not in SCHEDULERS:
         known = ", ".join(SCHEDULERS)
-        raise CcellaError(f"sample.scheduler '{config.scheduler}' is not known; choose one of {known}")
+        raise CcellaError(f"sample.scheduler: found '{config.scheduler}', expected a known one; choose one of {known}")
     kind, build = SCHEDULERS[config.scheduler]
     objective = objective or ObjectiveConfig(kind=kind)
     _refuse_unfit_scheduler(config, objective)
@@ -85,7 +85,7 @@ def build_scheduler(config: SampleConfig, objective: ObjectiveConfig | None = No
 def _predict(
     model: LatentDiffusion, x: Tensor, t: Tensor, cond: Conditioning, nothing: Conditioning | None, guidance: float
 ) -> Tensor:
-    """Ask the model for noise or velocity, and again without report where there is guidance."""
+    """Predict noise or velocity, and once more without report where there is guidance."""
     prediction = model(x, t, cond)[0]
     if nothing is None:
         return prediction
@@ -105,8 +105,8 @@ def _refuse_broken_latents(x: Tensor, exam_ids: Sequence[str]) -> None:
     if broken:
         count, exams = len(broken), len(x)
         raise CcellaError(
-            f"sampling exam {broken[0]} gave values that are not finite ({count} of {exams} exams); "
-            "the model is broken, or try other sample settings"
+            f"exam {broken[0]}: found sampled values that are not finite ({count} of {exams} exams), "
+            "expected finite ones; check the model, or try other sample settings"
         )
 
 # %% ../../nbs/4_generators/43_sample.ipynb #f6d3f82f
@@ -164,7 +164,7 @@ def sample(
     scheduler = build_scheduler(config, objective)
     generators = [generator(seed, exam_id, r) for exam_id, r in zip(exam_ids, replicates, strict=True)]
     if len(cond) != len(exam_ids):
-        raise CcellaError(f"{len(exam_ids)} exams were asked for with {len(cond)} conditions")
+        raise CcellaError(f"conditions: found {len(cond)} for {len(exam_ids)} exams, expected one per exam")
     noise = _first_latents(shape, generators).to(device)
     cond = cond.to(device)
     path = _steps(model, noise, cond, config.guidance, scheduler, _chance(scheduler, generators))

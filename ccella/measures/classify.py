@@ -34,7 +34,7 @@ SHARPNESS = 10  # of the soft clip, in units of the prepared range
 
 
 def _resampled_shape(exam: Prepared, spacing_mm: Sequence[float]) -> list[int]:
-    """Voxels of the exam at another spacing, at least one on each axis."""
+    """Give the voxels of the exam at another spacing, at least one on each axis."""
     shape = []
     for n, own, target in zip(exam.x.shape[1:], exam.spacing_mm, spacing_mm):
         shape.append(max(1, round(n * own / target)))
@@ -75,13 +75,11 @@ def _check_labels(y: np.ndarray, exams: "LabelledVolumes") -> None:
     if len(others):
         found = y[others[0]]
         exam = exams.name(others[0])
-        raise CcellaError(f"labels must be 0 or 1: found {found} for {exam} ({len(others)} such exams)")
+        raise CcellaError(f"labels: found {found} for {exam} ({len(others)} such exams), expected 0 or 1")
     positive = int(y.sum())
     negative = len(y) - positive
     if not positive or not negative:
-        raise CcellaError(
-            f"a classifier needs exams of both classes: found {positive} positive and {negative} negative"
-        )
+        raise CcellaError(f"classifier: found {positive} positive and {negative} negative exams, expected both classes")
 
 # %% ../../nbs/5_measures/55_classify.ipynb #344e7ffa
 @dataclass(frozen=True)
@@ -118,10 +116,10 @@ class LabelledVolumes:
         x = torch.as_tensor(self.volumes[i], dtype=torch.float32)
         exam, shape = self.name(i), tuple(x.shape)
         if x.ndim != 4:
-            raise CcellaError(f"{exam}: expected (sequence, x, y, z), found shape {shape}")
+            raise CcellaError(f"{exam}: found shape {shape}, expected (sequence, x, y, z)")
         bad = int((~torch.isfinite(x)).sum())
         if bad:
-            raise CcellaError(f"{exam}: {bad} voxels are not finite")
+            raise CcellaError(f"{exam}: found {bad} voxels that are not finite, expected finite numbers")
         return x
 
 # %% ../../nbs/5_measures/55_classify.ipynb #eb538fa8
@@ -168,12 +166,12 @@ def check_shape(config: ClassifierConfig, shape: Sequence[int]) -> None:
     """Refuse volumes that are too small for the recipe's network.
 
     Raises:
-        CcellaError: an axis has fewer voxels than `LEAST` asks for.
+        CcellaError: an axis has fewer voxels than `LEAST` says.
     """
     least = LEAST[config.network]
     if any(n < needed for n, needed in zip(shape, least)):
         raise CcellaError(
-            f"'{config.network}' needs at least {_times(least)} voxels, found {_times(shape)}; "
+            f"classifier.network '{config.network}': found {_times(shape)} voxels, expected at least {_times(least)}; "
             "use the network 'small' or a finer grid"
         )
 
@@ -241,7 +239,9 @@ def predict(
     p = torch.cat(parts).numpy() if parts else np.empty(0)
     lost = int((~np.isfinite(p)).sum())
     if lost:
-        raise CcellaError(f"the classifier gave {lost} of {len(p)} exams no finite probability; its training diverged")
+        raise CcellaError(
+            f"classifier: found no finite probability for {lost} of {len(p)} exams; its training diverged"
+        )
     return p
 
 # %% ../../nbs/5_measures/55_classify.ipynb #8a8127f1
@@ -292,7 +292,7 @@ def _drawn_batch(
     keys: tuple,
     device: str,
 ) -> tuple[Float[Tensor, "b s x y z"], Tensor]:
-    """Exams with their random changes, and their labels in a column."""
+    """Stack exams with their random changes, and their labels in a column."""
     x = torch.stack([exams[i] for i in numbers])
     shape = x.shape[2:]
     changes = torch.stack([drawn_change(shape, *keys, i) for i in numbers])
@@ -342,7 +342,7 @@ def train_epoch(
 
 # %% ../../nbs/5_measures/55_classify.ipynb #7f5e6de9
 def _optimiser(model: nn.Module, config: ClassifierConfig, exams: int, finetune: bool):
-    """AdamW, and its learning rate's fall to 0 over the whole training."""
+    """Make AdamW, and its learning rate's fall to 0 over the whole training."""
     steps = config.epochs * batches_of(exams, config.batch)
     lr = config.finetune_lr if finetune else config.lr
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr)
@@ -393,7 +393,7 @@ def train_classifier(
         lr = schedule.get_last_lr()[0]
         loss = train_epoch(model, train, optimiser, schedule, config, (seed, epoch), device)
         if not np.isfinite(loss):
-            raise CcellaError(f"the classifier's loss is {loss} in epoch {epoch}; lower classifier.lr ({config.lr:g})")
+            raise CcellaError(f"epoch {epoch}: found a loss of {loss}, expected a finite one; lower classifier.lr")
         ap = area = None
         due = last or epoch % config.eval_every == 0
         if validation is not None and due:
@@ -494,16 +494,16 @@ def load_classifier(
     """Load a saved classifier, its recipe and the JSON beside it.
 
     Raises:
-        CcellaError: it is missing, or was trained on other sequences than those asked for.
+        CcellaError: it is missing, or was trained on other sequences than `sequences`.
     """
     folder = Path(folder)
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise CcellaError(f"{folder}: no classifier there, expected model.safetensors and classifier.json")
+        raise CcellaError(f"{folder}: found no classifier, expected model.safetensors and classifier.json")
     card = read_json(folder / "classifier.json")
     known = card["sequences"]
     if sequences is not None and list(sequences) != known:
-        raise CcellaError(f"{folder}: the classifier was trained on {known}, asked for {list(sequences)}")
+        raise CcellaError(f"{folder}: found a classifier of {known}, expected one of {list(sequences)}")
     config = ClassifierConfig(**card["config"])
     model = build_classifier(config, len(known))
     model.load_state_dict(load_file(weights), strict=True)

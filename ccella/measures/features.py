@@ -130,7 +130,7 @@ def centred(x: Tensor) -> Tensor:
     """
     low, high = float(x.min()), float(x.max())
     if low < -0.01 or high > 1.01:
-        raise CcellaError(f"intensities from {low:.3g} to {high:.3g}, expected a prepared volume within [0, 1]")
+        raise CcellaError(f"found intensities from {low:.3g} to {high:.3g}, expected a prepared volume within [0, 1]")
     return 2 * x - 1
 
 
@@ -150,7 +150,7 @@ SHIPPED_FEATURES = packaged("weights", "features")
 
 
 def _half(tensor: Tensor) -> Tensor:
-    """A tensor as it ships: fp16 where it holds fractions."""
+    """Give a tensor as it ships: fp16 where it holds fractions."""
     shipped = tensor.half() if tensor.is_floating_point() else tensor
     return shipped.contiguous().cpu()
 
@@ -195,7 +195,7 @@ def load_phantom_network(folder: str | os.PathLike | None = None, device: str = 
     folder = Path(SHIPPED_FEATURES if folder is None else folder)
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise CcellaError(f"feature network 'phantom': {weights} is missing, expected its weights there")
+        raise CcellaError(f"feature network 'phantom': found no file {weights}, expected its weights; reinstall ccella")
     config = read_json(folder / "config.json")
     with torch.device("meta"):
         module = ConvFeatures(config["channels_in"], tuple(config["widths"]))
@@ -207,18 +207,20 @@ def load_phantom_network(folder: str | os.PathLike | None = None, device: str = 
     return phantom_network(module.to(device), sha256(weights))
 
 # %% ../../nbs/5_measures/52_features.ipynb #1aa53706
-def _checked_volume(i: int, volume) -> Float[Tensor, "x y z"]:
-    """Volume `i` as float32; CcellaError where it would have no features."""
+def _valid_volume(i: int, volume) -> Float[Tensor, "x y z"]:
+    """Give volume `i` as float32; CcellaError where it would have no features."""
     v = torch.as_tensor(volume, dtype=torch.float32)
     if v.ndim != 3:
-        raise CcellaError(f"volume {i}: expected three axes (x, y, z), found shape {tuple(v.shape)}")
+        raise CcellaError(f"volume {i}: found shape {tuple(v.shape)}, expected three axes (x, y, z)")
     finite = torch.isfinite(v)
     if not finite.all():
         bad = int((~finite).sum())
-        raise CcellaError(f"volume {i}: {bad} of {v.numel()} voxels are not finite")
+        raise CcellaError(f"volume {i}: found {bad} of {v.numel()} voxels not finite, expected finite numbers")
     low, high = float(v.min()), float(v.max())
     if low == high:
-        raise CcellaError(f"volume {i}: every voxel is {low:g}; a blank volume has no features")
+        raise CcellaError(
+            f"volume {i}: found {low:g} in every voxel, expected more than one value; a blank volume has no features"
+        )
     return v
 
 # %% ../../nbs/5_measures/52_features.ipynb #58cbbc15
@@ -236,9 +238,9 @@ def normalised(network: FeatureNetwork, volumes: Iterable, dims: int) -> Iterato
     """
     if network.dims != dims:
         function = "extract_slices" if network.dims == 2 else "extract"
-        raise CcellaError(f"feature network '{network.name}' is {network.dims}D: use {function}")
+        raise CcellaError(f"feature network '{network.name}': found a network in {network.dims}D; use {function}")
     for i, volume in enumerate(volumes):
-        v = _checked_volume(i, volume)
+        v = _valid_volume(i, volume)
         try:
             prepared = network.normalise(v)
         except CcellaError as error:
@@ -247,7 +249,7 @@ def normalised(network: FeatureNetwork, volumes: Iterable, dims: int) -> Iterato
 
 # %% ../../nbs/5_measures/52_features.ipynb #bc75229e
 def _batches(volumes: Iterable[Tensor], batch: int) -> Iterator[Float[Tensor, "b 1 x y z"]]:
-    """Consecutive volumes of one shape, at most `batch` of them at a time."""
+    """Yield consecutive volumes of one shape, at most `batch` of them at a time."""
     waiting = []
     for v in volumes:
         if waiting and waiting[0].shape != v.shape:
@@ -321,7 +323,7 @@ def extract_slices(
         CcellaError: another plane, or what `normalised` refuses.
     """
     if plane not in PLANES:
-        raise CcellaError(f"unknown plane '{plane}', known: {', '.join(PLANES)}")
+        raise CcellaError(f"plane: found '{plane}', expected one of {', '.join(PLANES)}")
     module = network.module.to(device).eval()
     rows, counts = [], []
     for v in normalised(network, volumes, 2):

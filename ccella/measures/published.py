@@ -107,7 +107,7 @@ _BLOCKS = (3, 4, 6, 3)
 
 
 def _stage(layout: ResNetLayout, channels_in: int, channels: int, stage: int) -> nn.Sequential:
-    """One stage of bottlenecks; only its first one strides."""
+    """Make a stage of bottlenecks; only its first one strides."""
     dilation = layout.dilations[stage]
     first = Bottleneck(layout, channels_in, channels, layout.strides[stage], dilation)
     others = [Bottleneck(layout, 4 * channels, channels, 1, dilation) for _ in range(_BLOCKS[stage] - 1)]
@@ -193,18 +193,18 @@ def zscored_inside(x: Tensor) -> Tensor:
 
 # %% ../../nbs/5_measures/53_published.ipynb #b4f7daea
 def _onnx_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of an ONNX file by name."""
+    """Read the tensors of an ONNX file by name."""
     try:
         import onnx
     except ImportError as error:
         raise CcellaError("reading it needs the package onnx (pip install onnx)") from error
     if not file.is_file():
-        raise CcellaError(f"{file}: no such file")
+        raise CcellaError(f"{file}: found no such file")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(file.read_bytes())
     except Exception as error:  # the error's class lives in a package of onnx's own
-        raise CcellaError(f"{file} is not a readable ONNX file ({type(error).__name__})") from error
+        raise CcellaError(f"{file}: found no readable ONNX file ({type(error).__name__})") from error
     arrays = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer}
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
@@ -313,7 +313,7 @@ def _advice(state: Mapping[str, Tensor]) -> str:
 
 # %% ../../nbs/5_measures/53_published.ipynb #6c0c8678
 def _file_of(row: PublishedNetwork, folder: str | os.PathLike | None) -> Path:
-    """The file to read: as given, in the folder given, or where its package is installed."""
+    """Find the file to read: as given, in the folder given, or where its package is installed."""
     place = folder or row.layout.installed()
     if place is None:
         raise CcellaError("no weights are shipped for it, and none are installed")
@@ -363,7 +363,7 @@ def load_feature_network(
     if name == "phantom":
         return load_phantom_network(folder, device)
     if name not in PUBLISHED:
-        raise CcellaError(f"unknown feature network '{name}', known: phantom, {', '.join(PUBLISHED)}")
+        raise CcellaError(f"feature network: found '{name}', expected one of phantom, {', '.join(PUBLISHED)}")
     row = PUBLISHED[name]
     try:
         return _load_published(name, _file_of(row, folder), device, published)

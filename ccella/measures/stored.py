@@ -24,7 +24,7 @@ from ..recipe import Recipe
 
 # %% ../../nbs/5_measures/59_stored.ipynb #be64185a
 def _input_of(exam: Exam, recipe: Recipe) -> Float[np.ndarray, "s x y z"]:
-    """What the classifier sees of an exam, in half precision."""
+    """Give what the classifier sees of an exam, in half precision."""
     prepared = prepare_exam(exam, recipe)
     return classifier_input(prepared, recipe.classifier).numpy().astype(np.float16)
 
@@ -50,7 +50,7 @@ def _write_inputs(exams: Sequence[Exam], recipe: Recipe, path: Path) -> None:
             if x.shape != shape:
                 own, first = _times(x.shape[1:]), _times(shape[1:])
                 raise CcellaError(
-                    f"{exam.exam_id}: {own} voxels where {exams[0].exam_id} has {first}; "
+                    f"exam {exam.exam_id}: found {own} voxels, expected {first} as exam {exams[0].exam_id} has; "
                     "give the recipe's classifier a shape"
                 )
             file.write(x.tobytes())
@@ -93,7 +93,7 @@ def stored_table(folder: Path, name: str) -> pd.DataFrame:
 
 # %% ../../nbs/5_measures/59_stored.ipynb #b53fe9a5
 def _partition_row(row: NamedTuple) -> dict:
-    """What `Cohort.partition` looks at; the file is never opened."""
+    """Give what `Cohort.partition` looks at; the file is never opened."""
     label = int(row.label)
     return {
         "exam_id": row.exam_id,
