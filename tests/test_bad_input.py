@@ -300,7 +300,7 @@ def test_runs_that_are_none_or_of_another_recipe(generator, tmp_path):
     refused(tmp_path, "run", mine, recipe="demo", words=[f"{mine}: not a run and not empty"])
 
     (mine / "model" / "limits.json").unlink()
-    no_limits = ["limits.json: no such file, expected the scanner units"]
+    no_limits = ["limits.json: found no such file, expected the scanner units"]
     refused(tmp_path, "generate", run=mine, **generate, words=no_limits)
 
     with open(mine / "model" / "model.safetensors", "r+b") as weights:

@@ -299,10 +299,8 @@ def _rows_in(out: Path, origin: Origin) -> dict[str, dict]:
     differ = sorted(key for key, value in origin.made_by.items() if before.get(key) != value)
     if differ:
         what = ", ".join(differ)
-        raise CcellaError(
         found = f"synthetic exams made with another {what}"
         raise CcellaError(f"{out}: found {found}, expected the same {what}; name another folder or remove it")
-        )
     return {row["exam_id"]: row for row in cohort.table.to_dict("records")}
 
 # %% ../../nbs/4_generators/45_generate.ipynb #d7122685

@@ -239,9 +239,7 @@ def predict(
     p = torch.cat(parts).numpy() if parts else np.empty(0)
     lost = int((~np.isfinite(p)).sum())
     if lost:
-        raise CcellaError(
-            f"classifier: found no finite probability for {lost} of {len(p)} exams; its training diverged"
-        )
+        raise CcellaError(f"classifier: found no finite probability for {lost} of {len(p)} exams; lower classifier.lr")
     return p
 
 # %% ../../nbs/5_measures/55_classify.ipynb #8a8127f1
