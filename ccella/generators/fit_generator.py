@@ -236,7 +236,7 @@ def state_step(folder: Path, about: dict[str, str]) -> int:
         found, expected = metadata[key], about[key]
         if found != expected:
             raise CcellaError(
-                f"{folder} holds a training with {what} ({key} {found}, this one is {expected}); "
+                f"{folder}: found a training with {what} ({key} {found}), expected {key} {expected}; "
                 "name another folder or remove it"
             )
     return int(metadata["step"])

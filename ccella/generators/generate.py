@@ -387,6 +387,9 @@ def generate_exams(
 def save(self: SyntheticExam, folder: str | Path) -> dict[str, Path]:
     """Write the exam into a cohort folder, as `generate_exams` would; give its files by sequence.
 
+    The exam's id follows from the report's name, seed and replicate, not from its text: exams of two reports go into
+    one folder under two names (`from_report(..., name=…)`).
+
     Raises:
         CcellaError: the folder holds exams of another model, setting, report or spacing.
     """

@@ -95,6 +95,9 @@ def requests_of(cohort: Cohort | Iterable[Exam], recipe: Recipe, replicates: int
 # %% ../../nbs/4_generators/44_requests.ipynb #380d0b38
 def _report_in(path: Path) -> str:
     """Read a report file. CcellaError for one that is missing, empty or not UTF-8."""
+    if not path.is_file():
+        advice = "check the name, or give a text to `from_report`"
+        raise CcellaError(problem(path.stem, path, "no such file", "the report as a UTF-8 text file", advice))
     text = Exam(path.stem, path.stem, {}, report_path=path).text()
     if not text:
         raise CcellaError(problem(path.stem, path, "an empty file", "a report", "write the report into it"))

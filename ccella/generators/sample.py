@@ -86,7 +86,7 @@ def build_scheduler(config: SampleConfig, objective: ObjectiveConfig | None = No
 def _predict(
     model: LatentDiffusion, x: Tensor, t: Tensor, cond: Conditioning, nothing: Conditioning | None, guidance: float
 ) -> Tensor:
-    """Ask the model for noise or velocity, and again without report where there is guidance."""
+    """Predict noise or velocity, and once more without report where there is guidance."""
     prediction = model(x, t, cond)[0]
     if nothing is None:
         return prediction

@@ -199,7 +199,8 @@ def _size_correlation(claims: pd.DataFrame, seed: int) -> Estimate:
         rows = drawn.astype(int)
         a, b = said[rows], shown[rows]
         if not (np.ptp(a) and np.ptp(b)):
-            raise ValueError("sizes of one value have no ranks")  # bootstrap leaves such a draw out
+            # the bootstrap leaves such a draw out
+            raise ValueError("sizes: found one value only, expected two or more")
         return float(spearmanr(a, b).statistic)
 
     return bootstrap(np.zeros(n), np.arange(n), rank_correlation, seed=seed, draws=_SIZE_DRAWS)

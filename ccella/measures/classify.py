@@ -34,7 +34,7 @@ SHARPNESS = 10  # of the soft clip, in units of the prepared range
 
 
 def _resampled_shape(exam: Prepared, spacing_mm: Sequence[float]) -> list[int]:
-    """Voxels of the exam at another spacing, at least one on each axis."""
+    """Give the voxels of the exam at another spacing, at least one on each axis."""
     shape = []
     for n, own, target in zip(exam.x.shape[1:], exam.spacing_mm, spacing_mm):
         shape.append(max(1, round(n * own / target)))
@@ -297,7 +297,7 @@ def _drawn_batch(
     keys: tuple,
     device: str,
 ) -> tuple[Float[Tensor, "b s x y z"], Tensor]:
-    """Exams with their random changes, and their labels in a column."""
+    """Stack exams with their random changes, and their labels in a column."""
     x = torch.stack([exams[i] for i in numbers])
     shape = x.shape[2:]
     changes = torch.stack([drawn_change(shape, *keys, i) for i in numbers])
@@ -347,7 +347,7 @@ def train_epoch(
 
 # %% ../../nbs/5_measures/55_classify.ipynb #7f5e6de9
 def _optimiser(model: nn.Module, config: ClassifierConfig, exams: int, finetune: bool):
-    """AdamW, and its learning rate's fall to 0 over the whole training."""
+    """Make AdamW, and its learning rate's fall to 0 over the whole training."""
     steps = config.epochs * batches_of(exams, config.batch)
     lr = config.finetune_lr if finetune else config.lr
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr)

@@ -43,7 +43,7 @@ LEAK_DEVIATIONS = 8
 
 
 def _nearness(found: Match) -> tuple[float, float]:
-    """Both measures, rising as exams come nearer, on scales without a bound."""
+    """Give both measures, rising as exams come nearer, on scales without a bound."""
     correlation = min(found.correlation, 1 - 1e-7)
     distance = max(found.distance, 1e-7)
     return np.arctanh(correlation), -np.log(distance)
@@ -136,18 +136,18 @@ class Copies:
 
     @property
     def flagged(self) -> tuple[Match, ...]:
-        """Synthetic exams over a limit, the most correlated first."""
+        """List the synthetic exams over a limit, the most correlated first."""
         over = [found for found in self.synthetic if self.limits.passed(found)]
         return tuple(sorted(over, key=_most_correlated_first))
 
     @property
     def to_drop(self) -> tuple[str, ...]:
-        """Ids of the synthetic exams to leave out, sorted."""
+        """List the ids of the synthetic exams to leave out, sorted."""
         return tuple(sorted(found.exam_id for found in self.flagged))
 
     @property
     def rate(self) -> Estimate:
-        """Share of synthetic exams over a limit, with Wilson's interval."""
+        """Give the share of synthetic exams over a limit, with Wilson's interval."""
         return wilson(len(self.flagged), len(self.synthetic))
 
 # %% ../../nbs/5_measures/59_copies.ipynb #28f6b443
@@ -212,7 +212,7 @@ class _OneGrid:
 
 # %% ../../nbs/5_measures/59_copies.ipynb #1a871c54
 def _chosen_members(members: Collection[str] | None, known: set[str]) -> set[str]:
-    """Ids of the seen exams that the test set was split from."""
+    """List the ids of the seen exams that the test set was split from."""
     if members is None:
         return known
     chosen = set(members)
@@ -225,7 +225,7 @@ def _chosen_members(members: Collection[str] | None, known: set[str]) -> set[str
 
 
 def _never_seen(test: Iterable[Posed], known: set[str]) -> Iterator[Posed]:
-    """Test exams, until one is found among the seen."""
+    """Yield test exams, until one is found among the seen."""
     for exam in test:
         if exam.exam_id in known:
             raise CcellaError(
@@ -239,7 +239,7 @@ def _memberships(
     ids: Sequence[str],
     members: set[str],
 ) -> dict[str, Estimate]:
-    """Membership AUC by each measure, from how near each synthetic exam is to the exams `ids`."""
+    """Give the membership AUC by each measure, from how near each synthetic exam is to the exams `ids`."""
     is_member = np.array([exam_id in members for exam_id in ids])
     correlation = torch.stack([near.correlation for near in nearest])
     distance = torch.stack([near.distance for near in nearest])
@@ -332,7 +332,7 @@ class _Pair(NamedTuple):
 
 # %% ../../nbs/5_measures/59_copies.ipynb #5de202ee
 def _pairs(found: Copies, rows: int) -> list[_Pair]:
-    """The flagged exams, or where there are none the most correlated, with the seen exam that tells most."""
+    """List the flagged exams, or where there are none the most correlated, with the seen exam that tells most."""
     chosen = found.flagged or sorted(found.synthetic, key=_most_correlated_first)
     pairs = []
     for match in chosen[:rows]:

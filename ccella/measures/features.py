@@ -152,7 +152,7 @@ SHIPPED_FEATURES = packaged("weights", "features")
 
 
 def _half(tensor: Tensor) -> Tensor:
-    """A tensor as it ships: fp16 where it holds fractions."""
+    """Give a tensor as it ships: fp16 where it holds fractions."""
     shipped = tensor.half() if tensor.is_floating_point() else tensor
     return shipped.contiguous().cpu()
 
@@ -256,7 +256,7 @@ def normalised(network: FeatureNetwork, volumes: Iterable, dims: int) -> Iterato
 
 # %% ../../nbs/5_measures/52_features.ipynb #bc75229e
 def _batches(volumes: Iterable[Tensor], batch: int) -> Iterator[Float[Tensor, "b 1 x y z"]]:
-    """Consecutive volumes of one shape, at most `batch` of them at a time."""
+    """Yield consecutive volumes of one shape, at most `batch` of them at a time."""
     waiting = []
     for v in volumes:
         if waiting and waiting[0].shape != v.shape:

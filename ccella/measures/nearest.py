@@ -111,7 +111,7 @@ def _check_exam(
     sequences: Sequence[str],
     m: Matching,
 ) -> None:
-    """CcellaError for a shape that differs, too small a grid, or intensities that were not prepared."""
+    """Raise CcellaError for a shape that differs, too small a grid, or intensities that were not prepared."""
     shape = tuple(x.shape)
     too_small = any(n < grid for n, grid in zip(first_shape[1:], m.grid))
     other_sequences = x.ndim != 4 or len(x) != len(sequences)
@@ -138,7 +138,7 @@ def _exam_features(
     device: str,
     mirror: bool,
 ) -> Float[Tensor, "m d"]:
-    """Features of an exam, and of its mirror image; sequences one after another."""
+    """Extract the features of an exam, and of its mirror image; sequences one after another."""
     volumes = list(x)
     if mirror:
         volumes += list(x.flip(-3))
@@ -198,7 +198,7 @@ def _common_anatomy(
     rows: Float[Tensor, "n w"],
     components: int,
 ) -> tuple[Float[Tensor, "w k"], Float[Tensor, "n w"]]:
-    """An orthonormal basis of what one sequence's windows share, and what it leaves of each window."""
+    """Find an orthonormal basis of what one sequence's windows share, and what it leaves of each window."""
     spread = rows.std(1, keepdim=True).clamp_min(1e-12)
     rows = (rows - rows.mean(1, keepdim=True)) / spread
     mean = rows.mean(0)

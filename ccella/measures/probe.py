@@ -86,7 +86,7 @@ def _states(exams: Sequence[Exam], recipe: Recipe, encoder: TextEncoder) -> np.n
 
 
 def _other_reports(n: int, seed: int) -> np.ndarray:
-    """For each of n exams the number of another's report."""
+    """Draw for each of n exams the number of another's report."""
     order = np.random.default_rng(seed).permutation(n)
     others = np.empty_like(order)
     others[order] = np.roll(order, 1)
@@ -113,7 +113,7 @@ def text_probe(
         encoder: of the reports.
         seed: of the shuffled reports and of the intervals' draws.
         device: where the network computes.
-        draws: of patients, behind an interval.
+        draws: of patients, from which an interval is made.
 
     Returns:
         For each set `match` and `match_shuffled`: a mean over exams with its interval over patients. And

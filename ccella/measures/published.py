@@ -107,7 +107,7 @@ _BLOCKS = (3, 4, 6, 3)
 
 
 def _stage(layout: ResNetLayout, channels_in: int, channels: int, stage: int) -> nn.Sequential:
-    """One stage of bottlenecks; only its first one strides."""
+    """Make a stage of bottlenecks; only its first one strides."""
     dilation = layout.dilations[stage]
     first = Bottleneck(layout, channels_in, channels, layout.strides[stage], dilation)
     others = [Bottleneck(layout, 4 * channels, channels, 1, dilation) for _ in range(_BLOCKS[stage] - 1)]
@@ -315,7 +315,7 @@ def _advice(state: Mapping[str, Tensor]) -> str:
 
 # %% ../../nbs/5_measures/53_published.ipynb #6c0c8678
 def _file_of(row: PublishedNetwork, folder: str | os.PathLike | None) -> Path:
-    """The file to read: as given, in the folder given, or where its package is installed."""
+    """Find the file to read: as given, in the folder given, or where its package is installed."""
     place = folder or row.layout.installed()
     if place is None:
         raise CcellaError("found no weights for it, neither shipped nor installed")

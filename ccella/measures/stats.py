@@ -19,15 +19,17 @@ from ..core import patch
 # %% ../../nbs/5_measures/50_stats.ipynb #ac931623
 def _number_text(number: float, largest: float) -> str:
     """Write a number with digits that suit the largest beside it: an AUC, a small distance, an ADC."""
+    if number == 0:
+        number = 0.0  # not -0.0
     text = f"{number:.0f}" if largest >= 100 else f"{number:.3f}"
-    rounds_away = bool(number) and float(text) == 0
-    return f"{number:.3g}" if rounds_away or largest < 0.01 else text
+    rounds_to_zero = number != 0 and float(text) == 0
+    return f"{number:.3g}" if rounds_to_zero or 0 < largest < 0.01 else text
 
 
 class Estimate(NamedTuple):
     """Hold a figure with its interval and the number of exams (or rows) it rests on.
 
-    `value` is None where nothing could be counted.
+    `value` is None where it could not be measured: nothing to count, or one class only.
     """
 
     value: float | None
@@ -41,7 +43,7 @@ class Estimate(NamedTuple):
 
     def __str__(self):
         if self.value is None:
-            return f"not defined (n={self.n})"
+            return f"not measured (n={self.n})"
         numbers = [number for number in self[:3] if number is not None]
         largest = max(abs(number) for number in numbers)
         value, *interval = [_number_text(number, largest) for number in numbers]
@@ -67,17 +69,17 @@ def binary(labels, scores=None) -> tuple[np.ndarray, np.ndarray | None]:
     is_label = np.isin(y, (0, 1))
     if not is_label.all():
         others = sorted(set(y[~is_label].tolist()))[:5]
-        raise ValueError(f"labels must be 0 or 1, found {others}")
+        raise ValueError(f"labels: found {others}, expected 0 or 1")
     y = y.astype(int)
     if scores is None:
         return y, None
     s = np.asarray(scores, dtype=np.float64).ravel()
     if len(s) != len(y):
-        raise ValueError(f"{len(y)} labels but {len(s)} scores")
+        raise ValueError(f"scores: found {len(s)} for {len(y)} labels, expected as many")
     finite = np.isfinite(s)
     if not finite.all():
         bad = (~finite).sum()
-        raise ValueError(f"{bad} of {len(s)} scores are not finite")
+        raise ValueError(f"scores: found {bad} of {len(s)} that are not finite, expected finite numbers")
     return y, s
 
 # %% ../../nbs/5_measures/50_stats.ipynb #2be7c181
@@ -91,7 +93,7 @@ def auc(labels, scores) -> float:
     pos = int(y.sum())
     neg = int((1 - y).sum())
     if not pos or not neg:
-        raise ValueError(f"AUC needs both classes, found {pos} positive and {neg} negative exams")
+        raise ValueError(f"AUC: found {pos} positive and {neg} negative exams, expected both classes")
     ranks_of_positives = rankdata(s)[y == 1].sum()
     pairs_won = ranks_of_positives - pos * (pos + 1) / 2
     return float(pairs_won / (pos * neg))
@@ -105,7 +107,7 @@ def average_precision(labels, scores) -> float:
     """
     y, s = binary(labels, scores)
     if not y.sum():
-        raise ValueError(f"average precision needs a positive exam, found none among {len(y)}")
+        raise ValueError(f"average precision: found no positive exam among {len(y)}, expected one at least")
     order = np.argsort(-s, kind="stable")
     y, s = y[order], s[order]
     steps = np.flatnonzero(np.diff(s))
@@ -117,12 +119,12 @@ def average_precision(labels, scores) -> float:
 
 # %% ../../nbs/5_measures/50_stats.ipynb #52197ce9
 def _shares(p: np.ndarray, weights) -> np.ndarray:
-    """Weights as given, or 1 for every probability."""
+    """Give weights as given, or 1 for every probability."""
     if weights is None:
         return np.ones_like(p)
     w = np.asarray(weights, dtype=np.float64).ravel()
     if len(w) != len(p) or not (w >= 0).all():
-        raise ValueError(f"{len(p)} probabilities need {len(p)} weights of 0 or more")
+        raise ValueError(f"weights: found {len(w)}, expected {len(p)}, each 0 or more")
     return w
 
 # %% ../../nbs/5_measures/50_stats.ipynb #4c8daad4
@@ -139,7 +141,10 @@ def ceiling_auc(p, weights=None) -> float:
     p = np.asarray(p, dtype=np.float64).ravel()
     inside = (p >= 0) & (p <= 1)
     if not len(p) or not inside.all():
-        raise ValueError("probabilities must lie between 0 and 1, at least one of them")
+        outside = (~inside).sum()
+        raise ValueError(
+            f"probabilities: found {outside} of {len(p)} outside 0 to 1, expected one at least, all inside"
+        )
     w = _shares(p, weights)
     _, group = np.unique(p, return_inverse=True)
     pos = np.bincount(group, w * p)
@@ -151,7 +156,7 @@ def ceiling_auc(p, weights=None) -> float:
         own = (p * (1 - p)).sum()
         won, pairs = won - own / 2, pairs - own
     if pairs <= 0:
-        raise ValueError("these probabilities leave only one class: there is no AUC")
+        raise ValueError("probabilities: found that only one class can occur, expected both; one class has no AUC")
     return float(won / pairs)
 
 # %% ../../nbs/5_measures/50_stats.ipynb #104167e7
@@ -167,7 +172,7 @@ def wilson(hits: int, n: int, level: float = 0.95) -> Estimate:
         ValueError: hits below 0 or above `n`.
     """
     if not 0 <= hits <= n:
-        raise ValueError(f"{hits} hits of {n}")
+        raise ValueError(f"hits: found {hits}, expected 0 to {n}")
     if n == 0:
         return Estimate(None, None, None, 0)
     z = norm.ppf((1 + level) / 2)
@@ -182,18 +187,18 @@ def wilson(hits: int, n: int, level: float = 0.95) -> Estimate:
 
 # %% ../../nbs/5_measures/50_stats.ipynb #ef21fba4
 def _exams_of_patients(patients, n: int) -> list[np.ndarray]:
-    """The exams (as numbers) of each patient; every exam is its own patient where `patients` is None."""
+    """List the exams (as numbers) of each patient; every exam is its own patient where `patients` is None."""
     ids = np.arange(n)
     if patients is not None:
         ids = np.unique(np.asarray(patients), return_inverse=True)[1].ravel()
     if len(ids) != n:
-        raise ValueError(f"{n} labels but {len(ids)} patients")
+        raise ValueError(f"patients: found {len(ids)} for {n} labels, expected as many")
     last_exams = np.bincount(ids).cumsum()[:-1]
     return np.split(np.argsort(ids, kind="stable"), last_exams)
 
 
 def _patients_by_class(exams: Sequence[np.ndarray], y: np.ndarray) -> list[np.ndarray]:
-    """The patients (as numbers) of each class that is there; a patient is positive if any exam is."""
+    """List the patients (as numbers) of each class that is there; a patient is positive if any exam is."""
     positive = np.array([y[of_patient].max() for of_patient in exams])
     classes = [np.flatnonzero(positive == label) for label in (0, 1)]
     return [patients for patients in classes if len(patients)]
@@ -228,8 +233,13 @@ def _percentiles(drawn, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _undefined(draws: int, exams: int) -> str:
+    """Word the error of a statistic that no draw defines."""
+    return f"statistic: found it undefined on all {draws} draws of {exams} exams, expected a value on one at least"
+
+
 def _on_draws(statistic: Callable, y: np.ndarray, s: np.ndarray, index_arrays: Iterator[np.ndarray]) -> list[float]:
-    """The statistic on each draw where it is defined."""
+    """Give the statistic on each draw where it is defined."""
     kept = []
     for i in index_arrays:
         try:
@@ -269,7 +279,7 @@ def bootstrap(
     value = float(statistic(y, s))
     kept = _on_draws(statistic, y, s, patient_draws(y, patients, draws, seed))
     if not kept:
-        raise ValueError(f"the statistic is not defined on any of {draws} draws of {len(y)} exams")
+        raise ValueError(_undefined(draws, len(y)))
     low, high = _percentiles(kept, level)
     return Estimate(value, low, high, len(y))
 
@@ -296,7 +306,7 @@ def _mean_score(_, scores: np.ndarray) -> float:
 
 # %% ../../nbs/5_measures/50_stats.ipynb #b2112629
 def _subset_values(metric: Callable, sets: Sequence, sizes: Sequence[int], draws: int, seed: int) -> list[float]:
-    """The metric on `draws` random subsets, of these sizes, without replacement."""
+    """Give the metric on `draws` random subsets, of these sizes, without replacement."""
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(draws):
@@ -330,11 +340,11 @@ def subsample(
         ValueError: a fraction outside (0, 1), or sets too small for subsets of two rows.
     """
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction must lie between 0 and 1, found {fraction}")
+        raise ValueError(f"fraction: found {fraction}, expected a number between 0 and 1")
     rows = [len(a) for a in sets]
     sizes = [round(fraction * n) for n in rows]
     if min(sizes) < 2:
-        raise ValueError(f"sets of {rows} rows are too small for subsets of {fraction:.0%}")
+        raise ValueError(f"sets: found {rows} rows, expected two rows or more in subsets of {fraction:.0%}")
     values = _subset_values(metric, sets, sizes, draws, seed)
     z = norm.ppf((1 + level) / 2)
     scale = np.sqrt(fraction / (1 - fraction))
@@ -351,7 +361,7 @@ def mean_of_runs(values, level: float = 0.95) -> Estimate:
     """
     v = np.asarray(values, dtype=np.float64).ravel()
     if not len(v) or not np.isfinite(v).all():
-        raise ValueError(f"the mean of runs needs one finite value per run, found {v.tolist()}")
+        raise ValueError(f"runs: found {v.tolist()}, expected one finite value per run")
     if len(v) == 1:
         return Estimate(float(v[0]), None, None, 1)
     factor = student.ppf((1 + level) / 2, len(v) - 1)
@@ -383,10 +393,10 @@ _DETECTABLE = norm.ppf(0.975) + norm.ppf(0.8)
 
 # %% ../../nbs/5_measures/50_stats.ipynb #6ef864d4
 def _trainings(labels, scores) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, and checked scores as a table (trainings, exams)."""
+    """Give labels, and checked scores as a table (trainings, exams)."""
     s = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     if s.ndim != 2 or not len(s):
-        raise ValueError(f"scores must be a table (trainings, exams), found shape {np.shape(scores)}")
+        raise ValueError(f"scores: found shape {np.shape(scores)}, expected a table (trainings, exams)")
     y, _ = binary(labels, s[0])
     for row in s:
         binary(labels, row)
@@ -433,7 +443,7 @@ class Redrawn:
                 continue
             picked.append(numbers)
         if not drawn:
-            raise ValueError(f"the statistic is not defined on any of {draws} draws of {len(y)} exams")
+            raise ValueError(_undefined(draws, len(y)))
         self.drawn = np.array(drawn)
         self.picked = np.array(picked)
 
@@ -459,7 +469,7 @@ def estimate(self: Redrawn, runs: Sequence[int], level: float = 0.95) -> Estimat
 
 # %% ../../nbs/5_measures/50_stats.ipynb #70b53cb3
 def _two_sided(drawn: np.ndarray) -> float:
-    """Twice the share of draws on the other side of zero, one draw of each side counted in advance."""
+    """Give twice the share of draws on the other side of zero, one draw of each side counted in advance."""
     other_side = min((drawn <= 0).sum(), (drawn >= 0).sum())
     share = (1 + other_side) / (1 + len(drawn))
     return float(min(1.0, 2 * share))
@@ -473,7 +483,7 @@ def difference(self: Redrawn, a: Sequence[int], b: Sequence[int], level: float =
         ValueError: `a` and `b` are not as many.
     """
     if len(a) != len(b):
-        raise ValueError(f"trainings are compared in pairs: found {len(a)} and {len(b)}")
+        raise ValueError(f"trainings: found {len(a)} and {len(b)}, expected as many of each, to compare in pairs")
     drawn = self.means(a) - self.means(b)
     low, high = _percentiles(drawn, level)
     value = float(self.whole_mean(a) - self.whole_mean(b))
@@ -482,7 +492,7 @@ def difference(self: Redrawn, a: Sequence[int], b: Sequence[int], level: float =
 
 # %% ../../nbs/5_measures/50_stats.ipynb #6ebfa441
 def _placements(labels, scores) -> tuple[np.ndarray, np.ndarray]:
-    """Share of negative exams below each positive one, and of positive exams above each negative one."""
+    """Give the share of negative exams below each positive one, and of positive exams above each negative one."""
     y, s = binary(labels, scores)
     auc(y, s)  # refuses a single class
     pos, neg = s[y == 1], s[y == 0]
@@ -516,7 +526,7 @@ def delong(labels, a, b) -> Difference:
     positive_b, negative_b = _placements(labels, b)
     m, n = len(positive_a), len(negative_a)
     if min(m, n) < 2:
-        raise ValueError(f"DeLong's test needs two exams of each class, found {m} positive and {n} negative exams")
+        raise ValueError(f"DeLong's test: found {m} positive and {n} negative exams, expected two of each class")
     d = float(positive_a.mean() - positive_b.mean())
     of_positives = np.cov(np.stack([positive_a, positive_b])) / m
     of_negatives = np.cov(np.stack([negative_a, negative_b])) / n
@@ -537,7 +547,7 @@ def holm(p: Sequence[float]) -> list[float]:
     p = np.asarray(p, dtype=np.float64)
     inside = (p >= 0) & (p <= 1)
     if not inside.all():
-        raise ValueError(f"p-values lie between 0 and 1, found {p.tolist()}")
+        raise ValueError(f"p-values: found {p.tolist()}, expected numbers from 0 to 1")
     order = np.argsort(p, kind="stable")
     comparisons_left = len(p) - np.arange(len(p))
     raised = np.maximum.accumulate(p[order] * comparisons_left)

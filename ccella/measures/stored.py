@@ -24,7 +24,7 @@ from ..recipe import Recipe
 
 # %% ../../nbs/5_measures/59_stored.ipynb #be64185a
 def _input_of(exam: Exam, recipe: Recipe) -> Float[np.ndarray, "s x y z"]:
-    """What the classifier sees of an exam, in half precision."""
+    """Give what the classifier sees of an exam, in half precision."""
     prepared = prepare_exam(exam, recipe)
     return classifier_input(prepared, recipe.classifier).numpy().astype(np.float16)
 
@@ -93,7 +93,7 @@ def stored_table(folder: Path, name: str) -> pd.DataFrame:
 
 # %% ../../nbs/5_measures/59_stored.ipynb #b53fe9a5
 def _partition_row(row: NamedTuple) -> dict:
-    """What `Cohort.partition` looks at; the file is never opened."""
+    """Give what `Cohort.partition` looks at; the file is never opened."""
     label = int(row.label)
     return {
         "exam_id": row.exam_id,
