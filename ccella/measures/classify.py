@@ -118,7 +118,7 @@ class LabelledVolumes:
         x = torch.as_tensor(self.volumes[i], dtype=torch.float32)
         exam, shape = self.name(i), tuple(x.shape)
         if x.ndim != 4:
-            raise CcellaError(f"{exam}: expected (sequence, x, y, z), found shape {shape}")
+            raise CcellaError(f"{exam}: found shape {shape}, expected (sequence, x, y, z); give one exam")
         bad = int((~torch.isfinite(x)).sum())
         if bad:
             raise CcellaError(
