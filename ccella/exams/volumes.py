@@ -275,9 +275,8 @@ def write_exam(
     """
     folder, truth = Path("exams") / exam_id, truth or {}
     maps = {name: content for name, content in truth.items() if isinstance(content, np.ndarray)}
-    named = {} if gland is None else {"gland": gland}
-    named |= masks or {}
-    packed = _pack_exam(exam_id, volumes, {**named, **maps}, affine, dtype, stored)
+    glands = {} if gland is None else {"gland": gland}
+    packed = _pack_exam(exam_id, volumes, {**glands, **dict(masks or {}), **maps}, affine, dtype, stored)
     row = {"exam_id": exam_id}
     for name, content in packed.items():
         within = folder / "truth" if name in maps else folder
