@@ -75,6 +75,8 @@ class Organ:
         intensities: published 0.5% / mean / 99.5% by (institution, sequence), in scanner units.
         masks: names of the whole-number maps that an exam may have beside the mask of the gland.
         details: further columns of a cohort: column → (lowest, highest) of a whole number, or the words it may hold.
+        usual_names: sequence, mask or column → names that it has in folders and tables elsewhere.
+        readers: fact → function that reads how a hospital writes it; raises `ValueError` where it cannot be read.
     """
 
     name: str
@@ -84,6 +86,8 @@ class Organ:
     intensities: Mapping[tuple[str, str], tuple[float, float, float]] = field(default_factory=dict)
     masks: tuple[str, ...] = ()
     details: Mapping[str, tuple[int, int] | tuple[str, ...]] = field(default_factory=dict)
+    usual_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    readers: Mapping[str, Callable[[str], int]] = field(default_factory=dict)
 
     def check_rule(self, rule: str) -> None:
         """Refuse a label rule that the organ does not have.
