@@ -112,7 +112,7 @@ def pair_lesions(pirads: str, gs: str, isup: str) -> tuple[Lesion, ...]:
 class SheetRow:
     """What the sheet says of one exam; None and "" mean unknown.
 
-    `remarks` are oddities that the exam can live with, `faults` contradictions that it cannot.
+    `remarks` are oddities that the exam can live with, as (found, done); `faults` are contradictions that it cannot.
     """
 
     patient: str
@@ -124,7 +124,7 @@ class SheetRow:
     psa_ng_ml: float | None = None
     volume_ml: float | None = None
     lesions: tuple[Lesion, ...] = ()
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[tuple[str, str], ...] = ()
     faults: tuple[str, ...] = ()
 
 # %% ../../../nbs/2_organs/prostate/28_marksheet.ipynb #62f64606
@@ -132,7 +132,7 @@ _CENTERS = {"UMCG": "PCNN"}  # the name before September 2024, and the one since
 _SIGNIFICANT = {"": None, "YES": 1, "NO": 0}
 
 
-def _measure(row: Mapping[str, str], column: str, remarks: list[str]) -> float | None:
+def _measure(row: Mapping[str, str], column: str, remarks: list[tuple[str, str]]) -> float | None:
     """Read a measure; add a remark where the cell holds none."""
     cell = row.get(column, "")
     if not cell or cell.upper() in _NOT_KNOWN:
@@ -140,17 +140,17 @@ def _measure(row: Mapping[str, str], column: str, remarks: list[str]) -> float |
     try:
         return float(cell)
     except ValueError:
-        remarks.append(f"a {column} that is no number: it is unknown")
+        remarks.append((f"a {column} that is no number", "it is unknown"))
         return None
 
 
-def _lesions(row: Mapping[str, str], remarks: list[str]) -> tuple[Lesion, ...]:
+def _lesions(row: Mapping[str, str], remarks: list[tuple[str, str]]) -> tuple[Lesion, ...]:
     """Pair the row's lesions; add a remark where its lists contradict each other."""
     cells = [row.get(column, "") for column in ("lesion_PIRADS", "lesion_GS", "lesion_ISUP")]
     try:
         return pair_lesions(*cells)
     except CcellaError as error:
-        remarks.append(f"lists of lesions that contradict each other ({error}): its lesions are not paired")
+        remarks.append((f"lists of lesions that contradict each other ({error})", "its lesions are not paired"))
         return ()
 
 # %% ../../../nbs/2_organs/prostate/28_marksheet.ipynb #6ef24265
@@ -202,7 +202,7 @@ def _case_label(row: Mapping[str, str], pirads: int | None, isup: int | None, fa
 
 
 def _row_of(row: Mapping[str, str]) -> SheetRow:
-    remarks: list[str] = []
+    remarks: list[tuple[str, str]] = []
     faults: list[str] = []
     lesions = _lesions(row, remarks)
     pirads = _highest_category(row)
