@@ -9,19 +9,22 @@ __all__ = ['read_picai_splits', 'find_picai', 'find_prostate158']
 import filecmp
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from ...core import CcellaError, read_json
-from ...exams.importing import FileSource, Found, FoundExam, ImportNote
+from ...core import CcellaError, read_json, seed_for
+from ...exams.formats import FormatFault
+from ...exams.importing import FileSource, Found, FoundExam, ImportNote, left_out
+from ...exams.prepare import move_mask
 from ...exams.tables import read_rows
-from ...exams.volumes import UNREADABLE, read_volume
-from .marksheet import Marksheet, SheetRow, read_marksheet
+from .composed import compose_report
+from .marksheet import Lesion, Marksheet, SheetRow, read_marksheet
 
 # %% ../../../nbs/2_organs/prostate/29_public.ipynb #4ae45bfd
 class _LeftOut(Exception):
@@ -99,6 +102,17 @@ _MASKS = {  # of each kind the folders by preference, with what their values bec
 _AI_LESIONS = (f"{_LESIONS}/AI/Bosma22a", None)
 
 # %% ../../../nbs/2_organs/prostate/29_public.ipynb #1e5f849c
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+)
+
+
 def _header_of(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Read a file's shape and affine (to RAS+ millimetres), not its voxels."""
     if not path.name.lower().endswith(".mha"):
@@ -121,7 +135,7 @@ def _box_mm(path: Path) -> np.ndarray | None:
         shape, affine = _header_of(path)
         ends = np.meshgrid(*[(0, n - 1) for n in shape[:3]])
         corners = nib.affines.apply_affine(affine, np.reshape(ends, (3, -1)).T)
-    except (*UNREADABLE, RuntimeError):
+    except _UNREADABLE:
         return None
     return np.array([corners.min(0), corners.max(0)])
 
@@ -199,6 +213,36 @@ def read_picai_splits(splits: str | os.PathLike, fold: int = 0) -> dict[str, str
         raise CcellaError(f"{path}: found {shared} patients in both parts of fold {fold}, expected none; restore it")
     return {name: part for part in ("train", "val") for name in parts[part]}
 
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #e1b7bc80
+def _scores_by_value(lesions: Sequence[Lesion], folder: str) -> dict[int, list[int | None]]:
+    """List the categories of the lesions that stand behind each value of a PI-CAI mask."""
+    scores: dict[int, list[int | None]] = {}
+    for category, _, grade in lesions:
+        if grade is not None and grade >= 2:
+            scores.setdefault(1 if folder == "Pooch25" else grade, []).append(category)
+    return scores
+
+
+def _with_report(exam: FoundExam, row: SheetRow | None = None) -> FoundExam:
+    """Compose an exam's report of its masks and its row; the exam as it is where a mask cannot be read."""
+    try:
+        volumes = {kind: source.read() for kind, source in exam.masks.items()}
+    except FormatFault:
+        note = ImportNote(exam.source, "a mask that cannot be read", "no report was composed")
+        return replace(exam, notes=(*exam.notes, note))
+    grid = volumes.get("gland") or volumes.get("lesions")
+    masks = {kind: np.rint(move_mask(volume, grid).array).astype(np.uint8) for kind, volume in volumes.items()}
+    affine = grid.affine if grid else np.eye(4)
+    arrays = [masks.get(kind) for kind in ("lesions", "zones", "gland")]
+    folder = exam.masks["lesions"].path.parent.name if "lesions" in masks else ""
+    known = {}
+    if row:
+        scores = _scores_by_value(row.lesions, folder)
+        known = {"scores": scores, "pirads": row.pirads, "psa_ng_ml": row.psa_ng_ml, "volume_ml": row.volume_ml}
+    text = compose_report(*arrays, affine, **known, seed=seed_for("composed", exam.patient, exam.study))
+    cells = {**exam.cells, "report_source": "composed"} if text else exam.cells
+    return replace(exam, report=text, cells=cells)
+
 # %% ../../../nbs/2_organs/prostate/29_public.ipynb #dd6972e9
 def _cells(**known: object) -> dict[str, str]:
     """Give the cells that are known, as text."""
@@ -220,6 +264,7 @@ class _Picai:
     sheet: Marksheet
     parts: Mapping[str, str]
     ai_lesions: bool
+    compose: bool
 
 
 def _picai_exam(about: _Picai, key: _Key, files: Mapping[str, Sequence[Path]]) -> FoundExam:
@@ -235,7 +280,7 @@ def _picai_exam(about: _Picai, key: _Key, files: Mapping[str, Sequence[Path]]) -
     name = "_".join(key)
     masks = _picai_masks(about.labels, name, scan, about.ai_lesions, remarks)
     patient, study = key
-    return FoundExam(
+    exam = FoundExam(
         source=str(scan),
         patient=patient,
         study=study,
@@ -243,7 +288,9 @@ def _picai_exam(about: _Picai, key: _Key, files: Mapping[str, Sequence[Path]]) -
         masks=masks,
         cells=_sheet_cells(row, about.parts.get(name, "")),
         notes=tuple(ImportNote(str(scan), found, done) for found, done in remarks),
+        said={kind: f"taken from {source.path.parent.name}" for kind, source in masks.items()},
     )
+    return _with_report(exam, row) if about.compose else exam
 
 # %% ../../../nbs/2_organs/prostate/29_public.ipynb #67050e51
 def _lacking_masks(exams: Sequence[FoundExam], labels: Path) -> list[ImportNote]:
@@ -263,13 +310,16 @@ def _set_notes(about: _Picai, images: Path, files: Mapping, exams: Sequence[Foun
     absent = sum(key not in files for key in about.sheet.rows)
     if absent:
         n = len(about.sheet.rows)
-        notes.append(ImportNote(sheet, f"{absent} of {n} rows without images in {images}", "left out", left_out=True))
+        notes.append(left_out(sheet, f"{absent} of {n} rows without images in {images}"))
     unplaced = sum("split" not in exam.cells for exam in exams)
     if about.parts and unplaced:
         found = f"{unplaced} of {len(exams)} exams that the splits do not name"
         notes.append(ImportNote(str(images), found, "they are in no part"))
     found = "no word on the b-value of hbv, which is 1000 or more, acquired or calculated"
     notes.append(ImportNote(str(images), found, "highb_b and highb_source stay unknown"))
+    if about.compose:
+        found = "no reports, and outlines of significant cancer alone"
+        notes.append(ImportNote(str(images), found, "reports are composed; a described lesion goes with the label"))
     return [*notes, *_lacking_masks(exams, about.labels)]
 
 # %% ../../../nbs/2_organs/prostate/29_public.ipynb #856e5e62
@@ -279,6 +329,7 @@ def find_picai(
     splits: str | os.PathLike | None = None,
     fold: int = 0,
     ai_lesions: bool = False,
+    compose: bool = False,
 ) -> Found:
     """Find the public PI-CAI exams.
 
@@ -288,6 +339,7 @@ def find_picai(
         splits: The official folds, as `read_picai_splits` reads them; None: the exams are in no part.
         fold: The fold whose validation exams are `val`.
         ai_lesions: Take an algorithm's outline of lesions (Bosma22a) where there is no reader's.
+        compose: Compose a report of each exam's masks and scores.
 
     Returns:
         The exams and what is to be said. The label is case_csPCa, for cohorts by the rule `histology`.
@@ -297,7 +349,7 @@ def find_picai(
     """
     labels, images = Path(labels), Path(images)
     parts = {} if splits is None else read_picai_splits(splits, fold)
-    about = _Picai(labels, read_marksheet(labels), parts, ai_lesions)
+    about = _Picai(labels, read_marksheet(labels), parts, ai_lesions, compose)
     files = _picai_files(images)
     exams, notes = [], []
     for key, own in sorted(files.items()):
@@ -305,7 +357,7 @@ def find_picai(
             exams.append(_picai_exam(about, key, own))
         except _LeftOut as reason:
             first = own.get("t2w") or next(iter(own.values()))
-            notes.append(ImportNote(str(first[0]), str(reason), "left out", left_out=True))
+            notes.append(left_out(first[0], str(reason)))
     return Found(tuple(exams), (*_set_notes(about, images, files, exams), *notes))
 
 # %% ../../../nbs/2_organs/prostate/29_public.ipynb #6b6e1410
@@ -363,9 +415,9 @@ def _outlines(path: Path, remarks: list) -> bool | None:
     if path.name == "empty.nii.gz":
         return False
     try:
-        return bool((read_volume(path).array > 0).any())
-    except CcellaError:
-        remarks.append((f"the mask {path} is missing or cannot be read", "it says nothing of a tumour"))
+        return bool((FileSource(path).read().array > 0).any())
+    except FormatFault as fault:
+        remarks.append((f"the mask {path} with {fault.found}", "it says nothing of a tumour"))
         return None
 
 
@@ -453,7 +505,7 @@ def _by_patient(rows: Sequence[_P158Row]) -> tuple[list[_P158Row], list[ImportNo
         tables = " and ".join(sorted({str(row.table) for row in group}))
         parts = {row.split for row in group}
         if len(parts) > 1:
-            notes.append(ImportNote(source, f"rows of it in {tables}", "left out", left_out=True))
+            notes.append(left_out(source, f"rows of it in {tables}", "keep the right one"))
             continue
         kept.append(group[0])
         if len(group) > 1:
@@ -466,14 +518,15 @@ def _unlisted(root: Path, rows: Sequence[_P158Row]) -> list[ImportNote]:
     listed = {row.path("t2").resolve() for row in rows if row.path("t2")}
     on_disk = [path for path in _files_below(root, "the folder of Prostate158") if path.name == "t2.nii.gz"]
     others = [path for path in on_disk if path.resolve() not in listed]
-    return [ImportNote(str(path), "no row of it in any table", "left out", left_out=True) for path in others]
+    return [left_out(path, "no row of it in any table") for path in others]
 
 # %% ../../../nbs/2_organs/prostate/29_public.ipynb #855e4d63
-def find_prostate158(root: str | os.PathLike) -> Found:
+def find_prostate158(root: str | os.PathLike, compose: bool = False) -> Found:
     """Find the exams of Prostate158.
 
     Args:
         root: The folder of both archives or of one, nested or not.
+        compose: Compose a report of each exam's masks.
 
     Returns:
         The exams and what is to be said. The label is 1 where a reader outlined a tumour.
@@ -487,12 +540,15 @@ def find_prostate158(root: str | os.PathLike) -> Found:
     exams = []
     for row in kept:
         try:
-            exams.append(_p158_exam(row))
+            exam = _p158_exam(row)
+            exams.append(_with_report(exam) if compose else exam)
         except _LeftOut as reason:
-            notes.append(ImportNote(_p158_source(row), str(reason), "left out", left_out=True))
+            notes.append(left_out(_p158_source(row), str(reason)))
     about = [
         ("no PI-RADS, ISUP or PSA in this set", "the label is whether a tumour was outlined"),
         ("no word on the b-value of dwi", "highb_b and highb_source stay unknown"),
     ]
+    if compose:
+        about.append(("no reports", "reports are composed; a described lesion goes with the label"))
     of_set = [ImportNote(str(root), found, done) for found, done in about]
     return Found(tuple(exams), (*of_set, *notes, *_unlisted(root, rows)))
