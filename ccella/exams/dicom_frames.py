@@ -294,7 +294,7 @@ class DicomFrame:
     image_type: tuple[str, ...]
     fault: str
 
-# %% ../../nbs/1_exams/15_dicom_frames.ipynb #31dbc3a7
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #c66d3f8c
 def _n_frames(dataset: "Dataset") -> int:
     return max(1, int(header_number(_value(dataset, "NumberOfFrames")) or 1))
 
@@ -326,7 +326,7 @@ def _file_fault(dataset: "Dataset", image_type: Sequence[str], n_left: int) -> s
         return "a mosaic (all slices in one picture)"
     if samples != 1 or shown not in ("MONOCHROME2", ""):
         return f"a colour map or inverted picture ({samples} values per pixel, not MONOCHROME2)"
-    if needed is not None and n_left < needed:
+    if needed is not None and n_left < needed + 8:  # the pixels' own tag takes 8 bytes or 12
         return "a file that is cut short"
     if _n_frames(dataset) > 1 and not _value(dataset, "PerFrameFunctionalGroupsSequence"):
         return f"{_n_frames(dataset)} frames in one file without their positions (multi-frame, not enhanced)"
