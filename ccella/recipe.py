@@ -73,6 +73,8 @@ class Organ:
         label_rules: rule → the function that makes an exam's class from its facts: 1, 0, or None where it cannot be
             known. The first is the rule of a cohort that names none.
         intensities: published 0.5% / mean / 99.5% by (institution, sequence), in scanner units.
+        masks: names of the whole-number maps that an exam may have beside the mask of the gland.
+        details: further columns of a cohort: column → (lowest, highest) of a whole number, or the words it may hold.
     """
 
     name: str
@@ -80,6 +82,8 @@ class Organ:
     facts: Mapping[str, tuple[int, int]]
     label_rules: Mapping[str, Callable[[Facts], int | None]]
     intensities: Mapping[tuple[str, str], tuple[float, float, float]] = field(default_factory=dict)
+    masks: tuple[str, ...] = ()
+    details: Mapping[str, tuple[int, int] | tuple[str, ...]] = field(default_factory=dict)
 
     def check_rule(self, rule: str) -> None:
         """Refuse a label rule that the organ does not have.

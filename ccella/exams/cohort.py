@@ -16,12 +16,12 @@ import pandas as pd
 
 from ..core import CcellaError, atomic_path, patch, read_json, seed_for, write_json
 from ccella.exams.tables import (
-    FILE_COLUMNS,
     REQUIRED_COLUMNS,
     SPLITS,
     SYNTHETIC_COLUMNS,
     cell_text,
     exam_columns,
+    file_columns,
     problem,
     raise_problems,
     read_rows,
@@ -53,6 +53,7 @@ class Exam:
     extra: dict[str, Any] = field(default_factory=dict)
     # scanner units that stand for 0 and 1, where the cohort says them (`limits` of cohort.json)
     limits: dict[str, tuple[float, float]] | None = None
+    masks: dict[str, Path] = field(default_factory=dict)  # further maps of the organ, such as lesions and zones
 
     def __getattr__(self, name: str) -> int | None:
         """Give a fact by its name.
@@ -243,7 +244,9 @@ class Cohort:
 def _exam_of(cohort: Cohort, row: Mapping[str, Any]) -> Exam:
     """Make an exam of a row: files by their paths, unknown numbers None."""
     known = {column: None if pd.isna(value) else value for column, value in row.items()}
-    paths = {c: cohort.root / known[c] for c in (*cohort.sequences, *FILE_COLUMNS) if known[c]}
+    organ = cohort.organ
+    paths = {c: cohort.root / known[c] for c in (*cohort.sequences, *file_columns(organ)) if known[c]}
+    details = (*SYNTHETIC_COLUMNS, "report_source", *organ.details)
     return Exam(
         exam_id=known["exam_id"],
         patient_id=known["patient_id"],
@@ -254,10 +257,11 @@ def _exam_of(cohort: Cohort, row: Mapping[str, Any]) -> Exam:
         gland=paths.get("gland"),
         report_path=paths.get("report"),
         truth=paths.get("truth"),
-        facts=_facts_of(row, cohort.organ),
+        facts=_facts_of(row, organ),
         label=_whole(row["label"]),
-        extra={c: known[c] for c in SYNTHETIC_COLUMNS if known[c] not in (None, "")},
+        extra={c: known[c] for c in details if known[c] not in (None, "")},
         limits=cohort.meta.get("limits"),
+        masks={name: paths[name] for name in organ.masks if name in paths},
     )
 
 # %% ../../nbs/1_exams/11_cohort.ipynb #11049267
@@ -518,7 +522,7 @@ def relabel(self: Cohort, rule: str) -> Cohort:
 # %% ../../nbs/1_exams/11_cohort.ipynb #ca993b68
 def _file_problems(exam: Exam) -> list[str]:
     found = []
-    for path in (*exam.files.values(), exam.gland):
+    for path in (*exam.files.values(), exam.gland, *exam.masks.values()):
         if path is None:
             continue
         if not path.is_file():
@@ -642,7 +646,7 @@ def write(self: Cohort, folder: str | os.PathLike | None = None) -> Cohort:
     refuse_other_cohort(folder, self.table.exam_id)
     table = self.table.copy()
     if folder.resolve() != self.root.resolve():
-        for column in (*self.sequences, *FILE_COLUMNS):
+        for column in (*self.sequences, *file_columns(self.organ)):
             table[column] = [path and _relative_to(folder, self.root / path) for path in table[column]]
     always = (*REQUIRED_COLUMNS, *self.sequences)
     used = [column for column in table if column in always or _is_used(table[column])]

@@ -41,6 +41,8 @@ ORGAN = Organ(
         ("2", "highb"): (0.9, 15.0, 51),
         ("2", "adc"): (0, 766, 3105),
     },
+    masks=("lesions", "zones"),  # a label map; 1 = peripheral zone, 2 = transition zone
+    details={"highb_b": (0, 10000), "highb_source": ("acquired", "scanner", "computed")},  # b in s/mm²
 )
 
 
