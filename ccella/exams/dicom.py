@@ -7,7 +7,7 @@ __all__ = ['EVEN', 'MOST_SHEAR_MM', 'PLANES', 'SAME_DIRECTION', 'MOST_DIRECTIONS
            'common_folder', 'DicomStack', 'stored_pixels', 'read_pixels', 'stacks_of', 'DicomStudy', 'DicomFolder',
            'read_dicom']
 
-# %% ../../nbs/1_exams/16_dicom.ipynb #86399e07
+# %% ../../nbs/1_exams/16_dicom.ipynb #640071b2
 import os
 import warnings
 from collections import defaultdict
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import CcellaError, patch
+from ..core import patch
 from .dicom_frames import DicomFile, DicomFrame, DicomHeader, open_files, scan_dicom
+from .formats import FormatFault
 from .volumes import Volume, axcodes, reorient
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def _unpacked(dataset: "Dataset") -> np.ndarray:
             arrays.append(np.squeeze(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))))
     return np.stack(arrays)
 
-# %% ../../nbs/1_exams/16_dicom.ipynb #0937bc15
+# %% ../../nbs/1_exams/16_dicom.ipynb #37c03290
 def stored_pixels(dataset: "Dataset") -> np.ndarray:
     """Give a file's stored numbers: frames × rows × columns, before any slope.
 
@@ -276,7 +277,7 @@ def read_pixels(files: Sequence[DicomFile]) -> dict[DicomFile, np.ndarray]:
     """Read the stored numbers of several files.
 
     Raises:
-        CcellaError: a file cannot be read; it is named by its path.
+        FormatFault: a file cannot be read; it is named by its path.
     """
     from pydicom import dcmread
 
@@ -287,18 +288,16 @@ def read_pixels(files: Sequence[DicomFile]) -> dict[DicomFile, np.ndarray]:
                 warnings.simplefilter("ignore")
                 arrays[file] = stored_pixels(dcmread(stream, force=True))
     except Exception as error:  # of three libraries; their texts may hold a header's, so only the kind is told
-        raise CcellaError(
-            f"{file.name}: found pixels that cannot be read ({type(error).__name__}), expected a whole DICOM image; "
-            "export the series again"
-        ) from None
+        found = f"pixels that cannot be read ({type(error).__name__}) in {file.name}"
+        raise FormatFault(found, "a whole DICOM image", "export the series again") from None
     return arrays
 
-# %% ../../nbs/1_exams/16_dicom.ipynb #33d5fe3d
+# %% ../../nbs/1_exams/16_dicom.ipynb #3444fef2
 def _scaled(stored: np.ndarray, frame: DicomFrame) -> np.ndarray:
     """Give a slice's values, columns × rows."""
     if frame.index >= len(stored):
-        found = f"{frame.file.name}: found {len(stored)} frames"
-        raise CcellaError(f"{found}, expected more than {frame.index}; export the series again")
+        found = f"{len(stored)} frames in {frame.file.name}"
+        raise FormatFault(found, f"more than {frame.index}", "export the series again")
     return stored[frame.index].T * np.float32(frame.slope) + np.float32(frame.intercept)
 
 
@@ -307,12 +306,11 @@ def read(self: DicomStack) -> Volume:
     """Read the pixels and turn them to RAS+; each slice by its own slope and intercept.
 
     Raises:
-        CcellaError: the stack has a fault, or a file cannot be read.
+        FormatFault: the stack has a fault, or a file cannot be read.
     """
     if self.fault:
-        raise CcellaError(
-            f"{self.name}: found {self.fault}, expected one even stack of slices; export the series again"
-        )
+        found = f"{self.fault} in {self.name}"
+        raise FormatFault(found, "one even stack of slices", "export the series again")
     arrays = read_pixels(list({frame.file: None for frame in self.frames}))
     slices = [_scaled(arrays[frame.file], frame) for frame in self.frames]
     affine = _stack_affine(self.frames)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DicomSegment', 'read_segments', 'DicomMask']
 
-# %% ../../nbs/1_exams/17_dicom_seg.ipynb #3457e198
+# %% ../../nbs/1_exams/17_dicom_seg.ipynb #3895889f
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import CcellaError
 from .dicom import read_pixels
 from .dicom_frames import DicomFile, DicomFrame, frames_of, header_number, open_files, read_header
+from .formats import FormatFault
 from .volumes import Volume, axcodes, reorient
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class DicomSegment:
         """The file as the user gave it, and the segment's number."""
         return f"{self.file.name}, segment {self.number}"
 
-# %% ../../nbs/1_exams/17_dicom_seg.ipynb #9ea453ce
+# %% ../../nbs/1_exams/17_dicom_seg.ipynb #94caa68d
 def _label(item: "Dataset") -> str:
     """Put together the words that describe a segment."""
     words = [item.get(name) for name in ("SegmentLabel", "SegmentDescription")]
@@ -72,7 +72,7 @@ def read_segments(file: DicomFile) -> tuple[DicomSegment, ...]:
         file: a DICOM SEG file, on disk or in an archive.
 
     Raises:
-        CcellaError: the header breaks or holds no segments.
+        FormatFault: the header breaks or holds no segments.
     """
     try:
         for _, stream in open_files([file]):
@@ -82,15 +82,15 @@ def read_segments(file: DicomFile) -> tuple[DicomSegment, ...]:
         labels = {int(item.SegmentNumber): _label(item) for item in dataset.SegmentSequence}
         full = header_number(dataset.get("MaximumFractionalValue")) or 1.0
     except Exception as error:  # a broken header may break anywhere; its text may hold names
-        found = f"{file.name}: found a segmentation that cannot be read ({type(error).__name__})"
-        raise CcellaError(f"{found}, expected segments with frames; export it again") from None
+        found = f"a segmentation that cannot be read ({type(error).__name__}) in {file.name}"
+        raise FormatFault(found, "segments with frames", "export it again") from None
     segments = []
     for number, label in labels.items():
         own = tuple(frame for frame, segment in zip(frames, numbers) if segment == number)
         segments.append(DicomSegment(file, number, label, own, full))
     return tuple(segments)
 
-# %% ../../nbs/1_exams/17_dicom_seg.ipynb #c07cceb8
+# %% ../../nbs/1_exams/17_dicom_seg.ipynb #a18924f1
 @dataclass(frozen=True)
 class _Ladder:
     """Where the slices of a segmentation may lie."""
@@ -121,7 +121,7 @@ def _ladder(frames: Sequence[DicomFrame], name: str) -> _Ladder:
     """Find the ladder on which frames lie.
 
     Raises:
-        CcellaError: there is none.
+        FormatFault: there is none.
     """
     fault = _mask_fault(frames)
     if not fault:
@@ -133,7 +133,7 @@ def _ladder(frames: Sequence[DicomFrame], name: str) -> _Ladder:
             step = float(heights[-1] - heights[0]) / round(rungs[-1]) if len(heights) > 1 else step
             return _Ladder(lowest, _height_mm(lowest), step, round(rungs[-1]) + 1)
         fault = "slices at uneven distances"
-    raise CcellaError(f"{name}: found {fault}, expected one even pile of frames; export the segmentation again")
+    raise FormatFault(f"{fault} in {name}", "one even pile of frames", "export the segmentation again")
 
 # %% ../../nbs/1_exams/17_dicom_seg.ipynb #5342c65a
 def _ladder_affine(ladder: _Ladder) -> np.ndarray:
@@ -148,7 +148,7 @@ def _ladder_affine(ladder: _Ladder) -> np.ndarray:
     affine[:3, 3] = np.array(first.position_mm) - normal * ladder.step_mm
     return np.diag([-1.0, -1, 1, 1]) @ affine
 
-# %% ../../nbs/1_exams/17_dicom_seg.ipynb #bfaa684b
+# %% ../../nbs/1_exams/17_dicom_seg.ipynb #b6bdd79b
 @dataclass(frozen=True)
 class DicomMask:
     """Segments of one file as a label map.
@@ -168,7 +168,7 @@ class DicomMask:
         """Read the label map, RAS+; 0 outside.
 
         Raises:
-            CcellaError: the frames make no volume, or the file cannot be read.
+            FormatFault: the frames make no volume, or the file cannot be read.
         """
         frames = [frame for segment, _ in self.segments for frame in segment.frames]
         ladder = _ladder(frames, self.segments[0][0].name)
