@@ -212,7 +212,7 @@ def _gradient(places: Sequence["Dataset"]) -> str:
         return " ".join(f"{v:.3f}" for v in along) if along else "one"
     return letter if letter in ("P", "M", "S", "O") else ""
 
-# %% ../../nbs/1_exams/15_dicom_frames.ipynb #f22a2148
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #034d0e26
 @dataclass(frozen=True)
 class DicomHeader:
     """What a file says of its patient, study and series; the texts are for telling apart, never for a message."""
@@ -223,6 +223,7 @@ class DicomHeader:
     study_date: str = field(repr=False)
     series_uid: str = field(repr=False)
     instance_uid: str = field(repr=False)
+    frame_uid: str = field(repr=False)
     time: str = field(repr=False)
     description: str = field(repr=False)
     sop_class: str
@@ -232,7 +233,7 @@ class DicomHeader:
     sequence_name: str
     repetition_ms: float | None
 
-# %% ../../nbs/1_exams/15_dicom_frames.ipynb #bec54d0a
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #f46e5698
 def _header(dataset: "Dataset", file: DicomFile) -> DicomHeader:
     def text(keyword: str) -> str:
         return _text(_value(dataset, keyword))
@@ -245,6 +246,7 @@ def _header(dataset: "Dataset", file: DicomFile) -> DicomHeader:
         study_date=text("StudyDate"),
         series_uid=text("SeriesInstanceUID") or str(file.folder),
         instance_uid=text("SOPInstanceUID"),
+        frame_uid=text("FrameOfReferenceUID"),
         time=text("SeriesTime") or text("AcquisitionTime"),
         description=text("SeriesDescription"),
         sop_class=text("SOPClassUID"),
