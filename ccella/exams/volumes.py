@@ -244,6 +244,18 @@ def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
         write_json(folder / f"{name}.json", content)
 
 
+def _write_packed(root: str | os.PathLike, folder: Path, packed: Mapping[str, bytes], maps: Iterable[str]) -> dict:
+    """Write packed files, those of the truth into its folder; give the cells of the others."""
+    cells = {}
+    for name, content in packed.items():
+        within = folder / "truth" if name in maps else folder
+        path = within / f"{name}.nii.gz"
+        _write_bytes(Path(root, path), content)
+        if name not in maps:
+            cells[name] = path.as_posix()
+    return cells
+
+
 def write_exam(
     root: str | os.PathLike,
     exam_id: str,
@@ -277,13 +289,7 @@ def write_exam(
     maps = {name: content for name, content in truth.items() if isinstance(content, np.ndarray)}
     glands = {} if gland is None else {"gland": gland}
     packed = _pack_exam(exam_id, volumes, {**glands, **dict(masks or {}), **maps}, affine, dtype, stored)
-    row = {"exam_id": exam_id}
-    for name, content in packed.items():
-        within = folder / "truth" if name in maps else folder
-        path = within / f"{name}.nii.gz"
-        _write_bytes(Path(root, path), content)
-        if name not in maps:
-            row[name] = path.as_posix()
+    row = {"exam_id": exam_id, **_write_packed(root, folder, packed, maps)}
     if report is not None:
         row["report"] = (folder / "report.txt").as_posix()
         _write_bytes(Path(root, row["report"]), report.encode("utf-8"))
