@@ -88,7 +88,7 @@ def _shape_fault(frames: Sequence[DicomFrame]) -> str:
         return f"mixed or impossible pixel spacings: {_sizes(frame.pixel_mm for frame in frames)} mm"
     return ""
 
-
+# %% ../../nbs/1_exams/16_dicom.ipynb #33fb2f31
 MOST_SHEAR_MM = 0.25
 
 
@@ -135,7 +135,7 @@ class StackGeometry:
     spacing_mm: tuple[float, float, float]
     plane: str
 
-
+# %% ../../nbs/1_exams/16_dicom.ipynb #18dc2f8c
 def _geometry(frames: Sequence[DicomFrame]) -> StackGeometry:
     """Measure what the slices tell; zeros and "unknown" where they tell nothing."""
     first = frames[0]
@@ -243,7 +243,7 @@ def _lone_frame(dataset: "Dataset", code: bytes) -> "Dataset":
     lone["PixelData"].VR = "OB"
     return lone
 
-
+# %% ../../nbs/1_exams/16_dicom.ipynb #a130c7d6
 def _unpacked(dataset: "Dataset") -> np.ndarray:
     """Unpack compressed pixels, frame by frame."""
     import SimpleITK as sitk
@@ -272,7 +272,7 @@ def stored_pixels(dataset: "Dataset") -> np.ndarray:
     array = _unpacked(dataset) if packed else dataset.pixel_array
     return array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
 
-
+# %% ../../nbs/1_exams/16_dicom.ipynb #a3531eb7
 def read_pixels(files: Sequence[DicomFile]) -> dict[DicomFile, np.ndarray]:
     """Read the stored numbers of several files.
 
@@ -333,7 +333,7 @@ def _directions(frames: Sequence[DicomFrame]) -> list[int]:
         numbers.append(like[0] if like else len(known) - 1)
     return numbers
 
-
+# %% ../../nbs/1_exams/16_dicom.ipynb #072a546d
 def _same_direction(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
     if one is None or other is None:
         return one is other
@@ -432,7 +432,7 @@ def _study(frames: Sequence[DicomFrame], segmentations: Sequence[tuple[DicomFile
         folder=common_folder(names),
     )
 
-
+# %% ../../nbs/1_exams/16_dicom.ipynb #37779a9e
 def read_dicom(root: str | os.PathLike) -> DicomFolder:
     """Find every study below a folder, in archives too; no pixel is read.
 

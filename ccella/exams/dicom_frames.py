@@ -42,7 +42,7 @@ class DicomFile:
         """The folder that holds it; an archive is a folder too."""
         return Path(self.name).parent
 
-
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #be8f625b
 def open_files(files: Iterable[DicomFile]) -> Iterator[tuple[DicomFile, BinaryIO]]:
     """Open one file after the other, and give each with its open stream."""
     for path, group in groupby(files, key=lambda file: file.path):
@@ -124,7 +124,7 @@ def _first(places: Iterable["Dataset"], keyword: str, sequence: str = "") -> Any
             return value
     return None
 
-
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #5c32a101
 def _numbers(value: Any, n: int) -> tuple[float, ...] | None:
     """Read exactly `n` numbers, or None."""
     try:
@@ -182,7 +182,7 @@ def _plausible_b(value: Any) -> float | None:
         return None
     return float(round(b_smm2))
 
-
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #2a29a92c
 def b_value(places: Sequence["Dataset"]) -> float | None:
     """Read the b-value of a frame in s/mm², None where none is told.
 
@@ -312,7 +312,7 @@ def _pixel_bytes(dataset: "Dataset") -> int | None:
     per_frame = math.prod(int(size or 1) for size in sizes)
     return per_frame * _n_frames(dataset) // 8
 
-
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #f9888051
 def _file_fault(dataset: "Dataset", image_type: Sequence[str], n_left: int) -> str:
     """Say why a file's frames cannot be slices of a volume.
 
@@ -401,7 +401,7 @@ def _looks_like_dicom(start: bytes) -> bool:
         return True
     return start[:2] in (b"\x08\x00", b"\x02\x00") and start[3:4] == b"\x00"
 
-
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #11e1c903
 def read_header(stream: BinaryIO) -> tuple["Dataset", int] | None:
     """Read a header without the pixels, and count the bytes after it; None where the file is not DICOM.
 
@@ -443,7 +443,7 @@ class DicomScan:
     n_copies: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
-
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #7f379113
 def _take(scan: DicomScan, file: DicomFile, dataset: "Dataset", n_left: int) -> None:
     """Put a file where it belongs."""
     header = _header(dataset, file)
@@ -487,7 +487,7 @@ def _leave_copies(scan: DicomScan) -> None:
     chosen = set(kept.values())
     scan.frames = [frame for frame in scan.frames if frame.file in chosen]
 
-
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #363d1db0
 def _files_in(scan: DicomScan, path: Path) -> list[DicomFile]:
     """Give a file, or the members of an archive."""
     if path.suffix.lower() != ".zip":

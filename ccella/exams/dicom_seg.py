@@ -64,7 +64,7 @@ def _segment_numbers(dataset: "Dataset", n: int) -> list[int]:
         numbers.append(int(header_number(told[0]) or 0) if told else 0)
     return numbers[:n] + [0] * (n - len(numbers))
 
-
+# %% ../../nbs/1_exams/17_dicom_seg.ipynb #97594ada
 def read_segments(file: DicomFile) -> tuple[DicomSegment, ...]:
     """List the segments of a segmentation file, without reading pixels.
 
@@ -112,7 +112,7 @@ def _mask_fault(frames: Sequence[DicomFrame]) -> str:
     grids = np.array([[*frame.shape, *frame.orientation, *frame.pixel_mm] for frame in frames])
     return "frames of several sizes or directions" if np.ptp(grids, axis=0).max() > 1e-3 else ""
 
-
+# %% ../../nbs/1_exams/17_dicom_seg.ipynb #6af00297
 def _height_mm(frame: DicomFrame) -> float:
     return float(np.dot(frame.position_mm, np.cross(frame.orientation[:3], frame.orientation[3:])))
 

@@ -88,7 +88,7 @@ def _empty_slice() -> "Dataset":
     made.PixelRepresentation = 0
     return made
 
-
+# %% ../../nbs/1_exams/15_dicom_writer.ipynb #ab1f056a
 def _set_tags(made: "Dataset", tags: Mapping[str | tuple[int, int], Any]) -> None:
     for tag, value in tags.items():
         if isinstance(tag, str):
@@ -134,7 +134,7 @@ def _series_tags(name: str, number: int, description: str, slope: float, interce
         "RescaleIntercept": _short([intercept])[0],
     }
 
-
+# %% ../../nbs/1_exams/15_dicom_writer.ipynb #ec34713d
 def dicom_slices(
     array: Float[np.ndarray, "x y z"],
     affine: np.ndarray,

@@ -33,7 +33,7 @@ def _check_roles(named: Mapping[str, str], organ: Organ) -> None:
             expected = ", ".join(roles_of(organ))
             raise CcellaError(f"--sequence {role}: found {role!r}, expected one of {expected}; correct the name")
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #11861741
 def _role_names(named: Mapping[str, str] | None, organ: Organ) -> dict[str, str]:
     """Give name in a path → role."""
     if named:
@@ -74,7 +74,7 @@ def _pattern_expression(pattern: str, names: Mapping[str, str]) -> re.Pattern:
         raise CcellaError("--pattern: found no {id} or no {sequence} in it, expected both; add them")
     return re.compile("".join(parts))
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #ce13c6d1
 def walk_files(root: Path) -> Iterator[Path]:
     """Give every file below a folder in the order of names; links are followed, hidden files and loops are not.
 
@@ -117,7 +117,7 @@ def _fault_of(gathered: _Gathered, needed: Sequence[str]) -> str:
         return f"no file for {', '.join(lacking)} (there are {there})"
     return ""
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #da8d4ac8
 def _read_report(path: Path) -> tuple[str, str]:
     """Give a report's text, or what is wrong with its file."""
     try:
@@ -149,7 +149,7 @@ def report_fault(raw: bytes) -> str:
     is_marked = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
     return "binary, with NUL bytes" if b"\0" in raw and not is_marked else ""
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #007bcec6
 def _found_of(gathered: _Gathered, needed: Sequence[str], organ: Organ) -> FoundExam | ImportNote:
     """Make an exam of its files, or say why it is left out."""
     fault = _fault_of(gathered, needed)
@@ -186,7 +186,7 @@ def _unmatched(root: Path, paths: Sequence[Path]) -> list[ImportNote]:
     found = f"{count} volumes that do not fit the pattern, such as {volumes[0].relative_to(root).as_posix()}"
     return [ImportNote(str(root), found, "not looked at")]
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #3380b9ee
 def find_by_pattern(
     root: str | os.PathLike,
     pattern: str,
@@ -252,7 +252,7 @@ KEYS = {
     "split": ("part", "set", "subset"),
 }
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #1cad694f
 def usual_columns(organ: Organ) -> dict[str, tuple[str, ...]]:
     """Give wanted column → names that it has elsewhere, for a table of an organ's exams."""
     usual = dict(KEYS)
@@ -304,7 +304,7 @@ def _table_row(sheet: Sheet, line: int, row: Mapping[str, str], fitted: Mapping[
     report = row[fitted["report_text"]].replace("\r\n", "\n") if "report_text" in fitted else ""
     return TableRow(f"{sheet.path}, line {line}", keys, files, cells, report, fault)
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #68745920
 def read_exam_table(
     table: str | os.PathLike,
     columns: Mapping[str, str] | None = None,
@@ -353,7 +353,7 @@ def _row_path(root: Path, cell: str) -> Path:
     path = Path(cell.replace("\\", "/")).expanduser()
     return path if path.is_absolute() else root / path
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #6f18ae88
 def _exam_of_row(row: TableRow, root: Path, needed: Sequence[str], organ: Organ) -> FoundExam | ImportNote:
     if row.fault:
         return left_out(row.where, row.fault, "correct the cell or leave it empty")
@@ -427,7 +427,7 @@ def _joined(exam: FoundExam, rows: Sequence[TableRow]) -> FoundExam | ImportNote
     said = {"report_source": "written"} if report and not exam.report else {}
     return replace(exam, cells={**exam.cells, **said, **row.cells}, report=report)
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #3cdd1e1d
 def join_table(
     found: Found, rows: Sequence[TableRow], key: str = "patient_id", key_of: Callable[[FoundExam], str] = _patient_of
 ) -> Found:

@@ -101,7 +101,7 @@ def _unzip_start(raw: bytes, size: int) -> bytes:
     except (OSError, EOFError, zlib.error):
         raise FormatFault("a gzip file that is damaged or cut short") from None
 
-
+# %% ../../nbs/1_exams/11_formats.ipynb #6dc65279
 def _unzip(raw: bytes, size: int) -> bytes:
     """Unpack a gzip file of about `size` bytes to its end, where its checksum stands."""
     content = _unzip_start(raw, size + SLACK)
@@ -131,7 +131,7 @@ def _nifti_class(raw: bytes) -> type[nib.Nifti1Image]:
         return nib.Nifti2Image
     raise FormatFault("no NIfTI header at its start", "a NIfTI file", "convert the file")
 
-
+# %% ../../nbs/1_exams/11_formats.ipynb #5993d345
 _QUATERNION_NOISE = 3 * float(np.finfo(np.float32).eps)  # what float32 leaves of a length of 1
 
 
@@ -158,7 +158,7 @@ def _corner_distance(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> floa
     apart = nib.affines.apply_affine(a, ends) - nib.affines.apply_affine(b, ends)
     return float(np.linalg.norm(apart, axis=1).max())
 
-
+# %% ../../nbs/1_exams/11_formats.ipynb #e617f244
 def _nifti_affine(header: nib.Nifti1Header, shape: Sequence[int]) -> np.ndarray:
     """Give the affine; the sform's where there are two that agree."""
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
@@ -205,7 +205,7 @@ def _scaled(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
         return array
     return (array * np.float64(slope) + np.float64(intercept)).astype(np.float32)
 
-
+# %% ../../nbs/1_exams/11_formats.ipynb #5b03e054
 def _nifti_header(raw: bytes) -> tuple[nib.Nifti1Header, int]:
     """Give the header, and where the voxels begin."""
     start = _unzip_start(raw, 540) if is_gzip(raw) else raw[:540]
@@ -247,7 +247,11 @@ _META_TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
+
+# %% ../../nbs/1_exams/11_formats.ipynb #82cf79de
 _MOST_HEADER = 1 << 20
+
+
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -283,7 +287,7 @@ def _meta_header(raw: bytes) -> tuple[dict[str, str], int]:
             return fields, position
     raise FormatFault("no MetaImage header at its start", "a MetaImage file", "convert the file")
 
-
+# %% ../../nbs/1_exams/11_formats.ipynb #fc17c1b1
 def _first_field(fields: Mapping[str, str], names: Sequence[str], what: str) -> str:
     for name in names:
         if name in fields:
@@ -328,7 +332,7 @@ def _meta_shape(fields: Mapping[str, str]) -> tuple[int, ...]:
         raise FormatFault(f"{channels:g} values per voxel", "one number a voxel")
     return tuple(_whole(n) for n in _numbers(fields.get("DimSize", ""), axes, "sizes"))
 
-
+# %% ../../nbs/1_exams/11_formats.ipynb #99bcaa21
 def _meta_dtype(fields: Mapping[str, str]) -> np.dtype:
     code = _META_TYPES.get(fields.get("ElementType", ""))
     if code is None:
@@ -366,6 +370,8 @@ _NRRD_TYPES = {
     "f4": ("float",),
     "f8": ("double",),
 }
+
+# %% ../../nbs/1_exams/11_formats.ipynb #801ef47e
 _NRRD_SPACES = {
     "left-posterior-superior": (-1, -1, 1),
     "lps": (-1, -1, 1),
@@ -405,7 +411,7 @@ def _nrrd_affine(fields: Mapping[str, str], axes: int) -> np.ndarray:
     turned = np.diag([*to_ras, 1.0])
     return turned @ nib.affines.from_matvec(np.array(columns).T, _numbers(origin, 3, "origin"))
 
-
+# %% ../../nbs/1_exams/11_formats.ipynb #81369371
 def _nrrd_dtype(fields: Mapping[str, str]) -> np.dtype:
     name = fields.get("type", "").lower()
     codes = [code for code, names in _NRRD_TYPES.items() if name in names]
@@ -424,7 +430,7 @@ def _nrrd_content(path: Path, raw: bytes, fields: Mapping[str, str], begin: int)
         raise FormatFault("voxels that begin further behind", "voxels right behind the header", "convert the file")
     return raw[begin:] if beside is None else _data_beside(path, beside)
 
-
+# %% ../../nbs/1_exams/11_formats.ipynb #2581cb4a
 def _read_nrrd(path: Path, raw: bytes) -> StoredArray:
     fields, begin = _nrrd_header(raw)
     axes = _whole(_numbers(fields.get("dimension", ""), 1, "number of axes")[0])
@@ -455,7 +461,7 @@ def _check_array(stored: StoredArray) -> None:
     if bad:
         raise FormatFault(f"{bad} of {array.size} voxels NaN or infinite", "finite numbers")
 
-
+# %% ../../nbs/1_exams/11_formats.ipynb #e6bfed67
 def read_array(path: Path) -> StoredArray:
     """Read a NIfTI, MetaImage or NRRD file: float32, axes as stored, and its affine to RAS+ millimetres.
 

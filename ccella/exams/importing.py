@@ -84,7 +84,7 @@ def _beside(path: Path) -> tuple[Path, ...]:
     others = (path.with_suffix(suffix) for suffix in (".raw", ".zraw"))
     return tuple(other for other in others if other.is_file())
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #bde9af6e
 @dataclass(frozen=True)
 class FileSource:
     """A volume in one file: NIfTI, MetaImage or NRRD.
@@ -175,7 +175,7 @@ def _patient_key(key: ExamKey) -> str:
     patient, _, source = key
     return patient or f"\0{source}"
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #4411aa8b
 def _kept_ids(keys: Sequence[ExamKey]) -> dict[ExamKey, ExamIds]:
     """Give the source's own ids; refuse those that cannot be names of folders or are not unique."""
     ids = {}
@@ -245,7 +245,7 @@ def _private_write(path: Path, text: str) -> None:
     finally:
         temporary.unlink(missing_ok=True)
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #0653fbd2
 def _csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n", restval="")
@@ -279,7 +279,7 @@ def read_map(path: str | os.PathLike) -> list[dict[str, str]]:
         raise CcellaError(f"{path}: found another table, expected the columns {expected}; move it away")
     return rows
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #91b8f9b7
 def _known_ids(rows: Iterable[Mapping[str, str]]) -> dict[ExamKey, ExamIds]:
     ids = {}
     for row in rows:
@@ -322,7 +322,7 @@ class PlacedExam:
     said: dict[str, str]
     remarks: list[Remark]
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #112d15ec
 def _grid_said(volume: Volume) -> str:
     shape = "×".join(map(str, volume.array.shape))
     spacing = "×".join(f"{size:.3g}" for size in volume.spacing_mm)
@@ -358,7 +358,7 @@ def _placed_masks(masks: Mapping[str, Volume], first: Volume, said: dict[str, st
 def _check_masks(masks: Mapping[str, Volume], organ: Organ) -> list[Remark]:
     return volume_remarks({}, {name: mask.array for name, mask in masks.items()}, organ)
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #5b99d125
 def place_exam(volumes: Mapping[str, Volume], masks: Mapping[str, Volume], organ: Organ) -> PlacedExam:
     """Bring an exam onto the grid of its first sequence, in its units.
 
@@ -385,7 +385,7 @@ def place_exam(volumes: Mapping[str, Volume], masks: Mapping[str, Volume], organ
 # %% ../../nbs/1_exams/14_importing.ipynb #ae467f16
 MUCH_COVERED = 0.995  # above it nothing is missing
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #b2553388
 def _placed_volume(
     name: str,
     volume: Volume,
@@ -463,7 +463,7 @@ class ImportedExam:
     notes: list[ImportNote]
     series: list[dict[str, str]]
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #abb75cd9
 @dataclass
 class _Attempt:
     """What is known of an exam while it is read."""
@@ -508,7 +508,7 @@ def _read_sources(attempt: _Attempt, sources: Mapping[str, VolumeSource], needed
                 attempt.tell(name, fault.found, "left aside")
     return volumes
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #d131bf88
 def _ordered(exam: FoundExam, organ: Organ) -> dict[str, VolumeSource]:
     """Put the sequences into the organ's order, further ones behind."""
     usual = [rule.name for rule in organ.sequences if rule.name in exam.volumes]
@@ -566,7 +566,7 @@ def _tell_placed(attempt: _Attempt, placed: PlacedExam) -> None:
         found, done = "no mask of the gland", "the crop will be centred and a side is not known"
         attempt.notes.append(ImportNote(attempt.exam.source, found, done))
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #c41f16fc
 def import_exam(exam: FoundExam, ids: ExamIds, out: str | os.PathLike, options: ImportOptions) -> ImportedExam:
     """Read, place, check and write one exam.
 
@@ -618,7 +618,7 @@ def _state_folder(out: Path) -> Path:
 def _state_path(out: Path, ids: ExamIds) -> Path:
     return _state_folder(out) / f"{ids.exam_id}.json"
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #b744051e
 def _done_before(out: Path, ids: ExamIds, stamp: str) -> ImportedExam | None:
     """Give what an earlier command made of the same exam, if its files are there."""
     path = _state_path(out, ids)
@@ -672,7 +672,7 @@ class ImportResult:
             return 1
         return 3 if any(note.left_out for note in self.notes) else 0
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #d04397e0
 def _refuse_other_import(out: Path, ids: Iterable[ExamIds]) -> None:
     """Refuse a folder that holds a cohort which no import made."""
     if (out / "cohort.csv").is_file() and not map_path(out).is_file():
@@ -707,7 +707,7 @@ def _remove_leftovers(out: Path, kept: set[str]) -> None:
 def _same_progress(items: Iterable) -> Iterable:
     return items
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #bac0552c
 def import_exams(
     found: Found,
     out: str | os.PathLike,

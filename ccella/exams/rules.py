@@ -62,7 +62,7 @@ def unit_factor(array: Shaped[np.ndarray, "x y z"], rule: SequenceRule) -> float
             return factor
     return None
 
-
+# %% ../../nbs/1_exams/13_rules.ipynb #1d501910
 def _unit_remarks(array: np.ndarray, rule: SequenceRule) -> list[Remark]:
     factor = unit_factor(array, rule)
     if factor == 1.0:
@@ -93,7 +93,7 @@ def _value_remarks(array: np.ndarray, name: str) -> list[Remark]:
         return [Remark(name, found, "", "they are kept as they are", is_fault=False)]
     return []
 
-
+# %% ../../nbs/1_exams/13_rules.ipynb #662a4610
 def _mask_remarks(array: np.ndarray, name: str) -> list[Remark]:
     low, high = float(array.min()), float(array.max())
     is_whole = bool((array == np.rint(array)).all())
@@ -160,7 +160,7 @@ def volume_remarks(
             found += _gland_remarks(array)
     return found + _twin_remarks(volumes)
 
-
+# %% ../../nbs/1_exams/13_rules.ipynb #ce6669cb
 def content_key(array: Shaped[np.ndarray, "..."]) -> str:
     """Give a key that arrays with equal voxels share, whatever file they lie in."""
     plain = np.ascontiguousarray(array, np.float32)

@@ -49,7 +49,7 @@ def _lines_by(text: str, separator: str) -> list[list[str]]:
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     return [[cell.strip() for cell in line] for line in lines]
 
-
+# %% ../../nbs/1_exams/14_sheets.ipynb #bee4deb0
 def _split_lines(text: str, where: str) -> list[list[str]]:
     """Take a table apart by the separator that gives its header most cells."""
     csv.field_size_limit(2**30)  # a cell may be a whole report
@@ -87,7 +87,7 @@ def _excel_text(value: Any) -> str:
         return value.isoformat(sep=" ") if isinstance(value, datetime) else value.isoformat()
     return str(value).strip()
 
-
+# %% ../../nbs/1_exams/14_sheets.ipynb #670e8a13
 def _chosen_sheet(book: Any, sheet: str | None, where: str) -> Any:
     filled = [each for each in book.worksheets if each.max_row > 1]
     if sheet is not None:
@@ -142,7 +142,7 @@ def _sheet_row(line: Sequence[str], header: Sequence[str], where: str) -> dict[s
     cells = [*line, *[""] * (len(header) - len(line))]
     return {name: "" if is_nothing(cell) else cell for name, cell in zip(header, cells) if name}
 
-
+# %% ../../nbs/1_exams/14_sheets.ipynb #dfcba186
 def _check_sheet_header(header: Sequence[str], where: str) -> None:
     named = [name for name in header if name]
     doubled = sorted({name for name in named if named.count(name) > 1})
@@ -201,7 +201,7 @@ def _column_named(sheet: Sheet, name: str, wanted: str) -> str:
         raise CcellaError(f"{sheet.path}: {found}, expected one of its {len(sheet.columns)} columns; correct --column")
     return alike[0]
 
-
+# %% ../../nbs/1_exams/14_sheets.ipynb #05acc965
 def fit_columns(
     sheet: Sheet, usual: Mapping[str, Iterable[str]], named: Mapping[str, str] | None = None
 ) -> dict[str, str]:

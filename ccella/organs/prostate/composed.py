@@ -75,7 +75,7 @@ def _side_and_level(at_mm: np.ndarray, gland_mm: np.ndarray | None) -> tuple[str
         return "midline", level
     return "left" if from_center_mm < 0 else "right", level
 
-
+# %% ../../../nbs/2_organs/prostate/28_composed.ipynb #e8196d3a
 def _zone(zones: np.ndarray | None, piece: np.ndarray) -> str | None:
     """Name the zone that most of a lesion lies in; None where it lies in neither more than in the other."""
     if zones is None:
@@ -103,7 +103,7 @@ def _check_shapes(lesions: np.ndarray, zones: np.ndarray | None, gland: np.ndarr
             found, expected = (f"the shape {m.shape}" for m in (mask, lesions))
             raise CcellaError(f"{name}: found {found}, expected {expected} of lesions; resample onto one grid first")
 
-
+# %% ../../../nbs/2_organs/prostate/28_composed.ipynb #07966618
 def outlines_in(
     lesions: Num[np.ndarray, "x y z"],
     zones: Num[np.ndarray, "x y z"] | None,
@@ -214,7 +214,7 @@ def _place(outline: Outline, manner: _Manner, rng: random.Random) -> dict[str, s
         facts |= {"zone": "prostate", "z": "prostate", "Sz": facts["S"]}
     return facts | {"place": rng.choice(manner.places)}
 
-
+# %% ../../../nbs/2_organs/prostate/28_composed.ipynb #37d37c2a
 def _lesion_facts(outline: Outline, k: int, manner: _Manner, rng: random.Random) -> dict[str, str]:
     """Name everything of lesion `k` (from 1)."""
     words = PHRASES.words
@@ -256,7 +256,7 @@ def _gland_lines(known: _Known, manner: _Manner, rng: random.Random) -> str:
         said.append(manner.density)
     return " ".join(expand(template, rng, facts) for template in said)
 
-
+# %% ../../../nbs/2_organs/prostate/28_composed.ipynb #c52e9004
 def _say(topic: str, manner: _Manner, rng: random.Random, **facts: str) -> str:
     """Draw a wording of the writer's in the manner's voice."""
     return expand(rng.choice(PHRASES.sentences[topic, None, manner.voice]), rng, facts)
@@ -292,7 +292,7 @@ def _blocks(known: _Known, manner: _Manner, rng: random.Random) -> list[str]:
     headings = {1: manner.findings, 2: expand(manner.impression, rng, {})}
     return ["\n".join(filter(None, [headings.get(k), *lines])) for k, lines in blocks.items() if lines]
 
-
+# %% ../../../nbs/2_organs/prostate/28_composed.ipynb #487d146d
 def compose_report(
     lesions: Num[np.ndarray, "x y z"] | None,
     zones: Num[np.ndarray, "x y z"] | None,

@@ -80,7 +80,7 @@ def _graded(scores: Sequence[str | None], grades: Sequence[int | None]) -> list[
             )
     return by_score
 
-
+# %% ../../../nbs/2_organs/prostate/28_marksheet.ipynb #f1fcfa05
 def pair_lesions(pirads: str, gs: str, isup: str) -> tuple[Lesion, ...]:
     """Pair the lists of an exam's lesions.
 
@@ -143,7 +143,7 @@ def _measure(row: Mapping[str, str], column: str, remarks: list[tuple[str, str]]
         remarks.append((f"a {column} that is no number", "it is unknown"))
         return None
 
-
+# %% ../../../nbs/2_organs/prostate/28_marksheet.ipynb #b76da262
 def _lesions(row: Mapping[str, str], remarks: list[tuple[str, str]]) -> tuple[Lesion, ...]:
     """Pair the row's lesions; add a remark where its lists contradict each other."""
     cells = [row.get(column, "") for column in ("lesion_PIRADS", "lesion_GS", "lesion_ISUP")]
@@ -170,7 +170,7 @@ def _was_graded(row: Mapping[str, str]) -> bool:
         return any(scores)
     return bool(row.get("histopath_type") or row.get("lesion_ISUP"))
 
-
+# %% ../../../nbs/2_organs/prostate/28_marksheet.ipynb #af89a72d
 def _case_grade(row: Mapping[str, str], lesions: Sequence[Lesion], faults: list[str]) -> int | None:
     """Give the exam's grade, None where nothing was graded; add a fault where it is not its lesions' highest."""
     try:
@@ -200,7 +200,7 @@ def _case_label(row: Mapping[str, str], pirads: int | None, isup: int | None, fa
         faults.append(f"case_csPCa {word}, where ISUP is {grade} and the highest PI-RADS {pirads}")
     return label
 
-
+# %% ../../../nbs/2_organs/prostate/28_marksheet.ipynb #bd117b15
 def _row_of(row: Mapping[str, str]) -> SheetRow:
     remarks: list[tuple[str, str]] = []
     faults: list[str] = []
@@ -239,7 +239,7 @@ class Marksheet:
     rows: Mapping[tuple[str, str], SheetRow]
     remarks: tuple[tuple[str, str], ...] = ()
 
-
+# %% ../../../nbs/2_organs/prostate/28_marksheet.ipynb #28fe73f9
 def _sheet_path(labels: Path) -> Path:
     places = [labels / "clinical_information" / "marksheet.csv", labels / "marksheet.csv"]
     found = [path for path in places if path.is_file()]

@@ -62,7 +62,7 @@ def _picai_files(root: Path) -> dict[_Key, dict[str, list[Path]]]:
         raise CcellaError(f"{root}: found no image of PI-CAI, expected {expected}; correct the path")
     return found
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #29410f75
 def _one_copy(copies: Sequence[Path]) -> Path:
     """Give the first of some copies of one file, or say that they differ."""
     first, *others = copies
@@ -128,7 +128,7 @@ def _header_of(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     affine[:3, 3] = reader.GetOrigin()
     return reader.GetSize(), np.diag([-1.0, -1, 1, 1]) @ affine
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #4a16ec56
 def _box_mm(path: Path) -> np.ndarray | None:
     """Give the lowest and the highest corner of a volume; None where its header cannot be read."""
     try:
@@ -162,7 +162,7 @@ def _first_usable(paths: Mapping[Path, Any], scan_mm: np.ndarray | None, remarks
         remarks.append((f"the mask {path} {why}", "passed over for the next, if there is one"))
     return None
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #a3ebeda6
 def _picai_masks(labels: Path, name: str, scan: Path, ai_lesions: bool, remarks: list) -> dict[str, FileSource]:
     """Choose an exam's masks; add remarks, as (found, done)."""
     scan_mm = _box_mm(scan)
@@ -192,7 +192,7 @@ def _fold_in(path: Path, fold: int) -> tuple[Path, Mapping | None]:
         content = content[fold]
     return path, content if isinstance(content, dict) else None
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #369a9539
 def read_picai_splits(splits: str | os.PathLike, fold: int = 0) -> dict[str, str]:
     """Read the official folds: "patient_study" → train or val.
 
@@ -222,7 +222,7 @@ def _scores_by_value(lesions: Sequence[Lesion], folder: str) -> dict[int, list[i
             scores.setdefault(1 if folder == "Pooch25" else grade, []).append(category)
     return scores
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #953a9dc9
 def _with_report(exam: FoundExam, row: SheetRow | None = None) -> FoundExam:
     """Compose an exam's report of its masks and its row; the exam as it is where a mask cannot be read."""
     try:
@@ -266,7 +266,7 @@ class _Picai:
     ai_lesions: bool
     compose: bool
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #382cc6b7
 def _picai_exam(about: _Picai, key: _Key, files: Mapping[str, Sequence[Path]]) -> FoundExam:
     """Put an exam together, or say why it stays out."""
     row = about.sheet.rows.get(key)
@@ -302,7 +302,7 @@ def _lacking_masks(exams: Sequence[FoundExam], labels: Path) -> list[ImportNote]
             notes.append(ImportNote(str(labels), f"no {kind} mask of {n} of {len(exams)} exams", "imported without it"))
     return notes
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #03427a07
 def _set_notes(about: _Picai, images: Path, files: Mapping, exams: Sequence[FoundExam]) -> list[ImportNote]:
     """List what is to be said of the whole set."""
     sheet = str(about.sheet.path)
@@ -387,7 +387,7 @@ def _base_of(table: Path, root: Path, rows: Sequence[Mapping[str, str]]) -> Path
     counts = {folder: sum((folder / row["t2"]).is_file() for row in rows) for folder in within}
     return max(counts, key=counts.get)
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #4e1f2e3e
 def _p158_rows(root: Path) -> list[_P158Row]:
     """List the rows of all tables below a folder."""
     found = []
@@ -420,7 +420,7 @@ def _outlines(path: Path, remarks: list) -> bool | None:
         remarks.append((f"the mask {path} with {fault.found}", "it says nothing of a tumour"))
         return None
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #0a605a1f
 def _tumours(row: _P158Row, remarks: list) -> dict[str, bool]:
     """Give what the first reader who drew anything says: column → whether there is a tumour."""
     for columns in _READERS:
@@ -450,7 +450,7 @@ def _p158_volumes(row: _P158Row) -> dict[str, FileSource]:
         volumes[sequence] = FileSource(path)
     return volumes
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #3b2d29d0
 def _p158_masks(row: _P158Row, scan: Path, tumours: Mapping[str, bool], remarks: list) -> dict[str, FileSource]:
     """Choose an exam's masks; add remarks, as (found, done)."""
     scan_mm = _box_mm(scan)
@@ -482,7 +482,7 @@ def _p158_exam(row: _P158Row) -> FoundExam:
         notes=tuple(ImportNote(source, found, done) for found, done in remarks),
     )
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #f2fe3550
 def _p158_patient(row: _P158Row) -> str:
     """Give a patient's number as the folders have it: 020 for 20."""
     return row.cells["ID"].removesuffix(".0").zfill(3)
@@ -512,7 +512,7 @@ def _by_patient(rows: Sequence[_P158Row]) -> tuple[list[_P158Row], list[ImportNo
             notes.append(ImportNote(source, f"{len(group)} rows of it in {tables}", "the first is taken"))
     return kept, notes
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #17ceb7d9
 def _unlisted(root: Path, rows: Sequence[_P158Row]) -> list[ImportNote]:
     """Note each exam on disk that no table names."""
     listed = {row.path("t2").resolve() for row in rows if row.path("t2")}

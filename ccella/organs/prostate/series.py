@@ -49,6 +49,8 @@ _SIGNS = {
     "diffusion": r"dwi|\bdw\b|diff|difus|trace|ep2d|\bepi\b|\bb ?val|bvalue|bval\b|\bb ?\d{2,4}\b|resolve|zoomit",
     "calculated": r"calc|comput|\bsyn|berechn|\bc ?dwi",
 }
+
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #11f8af6a
 SIGNS = {name: re.compile(pattern) for name, pattern in _SIGNS.items()}
 
 
@@ -101,7 +103,7 @@ def _has_t2_times(stack: DicomStack) -> bool:
     echo, repetition = stack.echo_ms or 0.0, stack.header.repetition_ms or 0.0
     return echo >= T2_ECHO_MS and repetition >= T2_REPETITION_MS
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #cbe40c30
 def stack_kind(stack: DicomStack, signs: frozenset[str], n_b: int) -> tuple[str, str]:
     """Say what a stack is: its kind, or "" and the sign that puts it out.
 
@@ -143,7 +145,7 @@ def _why_not(stack: DicomStack, kind: str, sign: str) -> str:
         return "one direction of the diffusion gradient, not the mean over several"
     return ""
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #ff8c82b2
 def _told_b(description: str) -> float | None:
     """Read one b-value out of a description, such as b1400 or high bvalue 1400; None where none or several are told."""
     words = re.sub(r"[^a-z0-9]+", " ", description.lower())
@@ -213,7 +215,7 @@ def _among(fitting: Sequence[SeenStack]) -> str:
     n = len({each.stack.header.series_uid for each in fitting})
     return f"of {n} series that fit: {RULE}" if n > 1 else "the only one that fits"
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #93c015a7
 def _choose_adc(seen: Sequence[SeenStack]) -> tuple[SeenStack | None, str]:
     fitting = _fitting(seen, "ADC")
     return (max(fitting, key=_rank), _among(fitting)) if fitting else (None, "")
@@ -322,7 +324,7 @@ def _fit_groups(seen: Sequence[SeenStack]) -> list[dict[float, SeenStack]]:
 def _group_rank(group: Mapping[float, SeenStack]) -> tuple:
     return len(group), max(map(_rank, group.values()))
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #d9dacee9
 def _compute_high_b(
     seen: Sequence[SeenStack], adc: SeenStack | None, b_smm2: float
 ) -> tuple[ComputedHighB | None, list[SeenStack]]:
@@ -385,7 +387,7 @@ def _take_computed(choice: SeriesChoice, adc: SeenStack | None, b_smm2: float) -
     for each in used:
         choice.decide(each, "highb", f"chosen: b {b_smm2:g} is computed from b {listed} {by}")
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #4f5bd52c
 def choose_series(stacks: Sequence[DicomStack], b_smm2: float = 1400.0) -> SeriesChoice:
     """Choose T2, high b-value and ADC among the stacks of a study.
 
@@ -419,7 +421,7 @@ def _found(seen: SeenStack) -> str:
     parts += [f"signs {' + '.join(sorted(seen.signs))}"] if seen.signs else []
     return ", ".join(parts)
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #f1b65bd9
 def _aside(seen: SeenStack, choice: SeriesChoice) -> str:
     """Say why a stack was left aside."""
     if seen.why_not:
@@ -461,7 +463,7 @@ def _short_name(stack: DicomStack, study: DicomStudy) -> str:
 def _chosen_stacks(choice: SeriesChoice) -> list[DicomStack]:
     return [each.stack for each in choice.seen if each.role]
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #50431b86
 def _choice_notes(choice: SeriesChoice, source: str) -> list[ImportNote]:
     """Tell what a reader of the log must know: stacks of the right kind at fault, repetitions, what was computed."""
     notes = []
@@ -529,7 +531,7 @@ def _give_way(rows: Iterable[dict[str, str]], roles: Iterable[str]) -> None:
         if row["role"] and row["role"] in roles:
             row |= {"role": "", "decision": "left aside: a later file has it"}
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #7f7f1680
 def study_masks(study: DicomStudy) -> tuple[dict[str, DicomMask], list[dict[str, str]], list[ImportNote]]:
     """Find gland, lesions and zones among a study's segmentations.
 
@@ -565,7 +567,7 @@ def _cells_of(study: DicomStudy, table: Mapping[str, Cells], n_studies: int) -> 
     row = next((table[key] for key in keys if key and key in table), {})
     return dict(row)
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #ce24e02e
 def _found_exam(study: DicomStudy, source: str, cells: dict[str, str], choice: SeriesChoice) -> FoundExam:
     masks, rows, notes = study_masks(study)
     report = cells.pop("report", "")
@@ -594,7 +596,7 @@ def _folder_notes(folder: DicomFolder, root: str | os.PathLike) -> list[ImportNo
     notes += [ImportNote(str(root), f"{n} {what}", "skipped") for what, n in counts.items() if n]
     return notes
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #8d41f1d6
 def _sources(studies: Sequence[DicomStudy]) -> list[str]:
     """Name each study by its folder; those that share a folder are counted."""
     shared = Counter(str(study.folder) for study in studies)
