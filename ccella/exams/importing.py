@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -133,6 +134,7 @@ class FoundExam:
         notes: what was decided when it was found.
         series: rows for import.csv beside those of volumes and masks: role, found, decision.
         said: role → why this file or series was taken, for import.csv.
+        keys: what else a table may know the exam by: accession, date.
     """
 
     source: str
@@ -145,6 +147,7 @@ class FoundExam:
     notes: tuple[ImportNote, ...] = ()
     series: tuple[Mapping[str, str], ...] = ()
     said: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -579,7 +582,8 @@ def import_exam(exam: FoundExam, ids: ExamIds, out: str | os.PathLike, options: 
     organ = load_organ(options.organ)
     attempt = _Attempt(exam, ids, list(exam.notes))
     for row in exam.series:
-        attempt.tell(row["role"], row["found"], row["decision"])
+        if row["role"] not in exam.volumes:  # of those that were chosen more is said when they are placed
+            attempt.tell(row["role"], row["found"], row["decision"])
     row = _check_cells(attempt, organ, options.rule)
     volumes = _read_sources(attempt, _ordered(exam, organ), needed=True)
     masks = _read_sources(attempt, exam.masks, needed=False)
@@ -683,9 +687,15 @@ def _refuse_other_import(out: Path, ids: Iterable[ExamIds]) -> None:
 
 
 def _run_tasks(work: Callable, tasks: Sequence, workers: int, progress: Callable) -> list[ImportedExam]:
-    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        results = pool.map(work, tasks) if pool else map(work, tasks)
-        return list(progress(results))
+    try:
+        with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+            results = pool.map(work, tasks) if pool else map(work, tasks)
+            return list(progress(results, len(tasks)))
+    except (BrokenProcessPool, MemoryError):
+        raise CcellaError(
+            f"import with {workers} workers: found no memory for an exam, expected enough for the largest in each; "
+            "give the same command again with fewer --workers: what is done is kept"
+        ) from None
 
 # %% ../../nbs/1_exams/14_importing.ipynb #d8bc43b8
 def _ids_of(found: Found, out: Path, options: ImportOptions) -> dict[ExamKey, ExamIds]:
@@ -704,7 +714,7 @@ def _remove_leftovers(out: Path, kept: set[str]) -> None:
             shutil.rmtree(folder)
 
 
-def _same_progress(items: Iterable) -> Iterable:
+def _same_progress(items: Iterable, total: int) -> Iterable:
     return items
 
 # %% ../../nbs/1_exams/14_importing.ipynb #bac0552c
@@ -713,7 +723,7 @@ def import_exams(
     out: str | os.PathLike,
     options: ImportOptions | None = None,
     workers: int = 1,
-    progress: Callable[[Iterable], Iterable] = _same_progress,
+    progress: Callable[[Iterable, int], Iterable] = _same_progress,
 ) -> ImportResult:
     """Import exams into a new cohort, or go on with one that this began.
 
@@ -725,7 +735,7 @@ def import_exams(
         out: the cohort's folder.
         options: how.
         workers: processes.
-        progress: wraps the loop over results.
+        progress: wraps the loop over results, of which there are so many.
 
     Raises:
         CcellaError: an exam twice, ids that cannot be kept, or a folder with a cohort that no import made.

@@ -253,7 +253,10 @@ def _sheet_cells(row: SheetRow | None, part: str) -> dict[str, str]:
     """Give what the sheet and the folds say of an exam."""
     if row is None:
         return _cells(split=part)
-    return _cells(institution=row.center, split=part, pirads=row.pirads, isup=row.isup, label=row.label)
+    facts = {"pirads": row.pirads, "isup": row.isup}
+    is_known = any(fact is not None for fact in facts.values())
+    label = None if is_known else row.label  # else a rule makes it of the facts
+    return _cells(institution=row.center, split=part, label=label, **facts)
 
 
 @dataclass(frozen=True)
@@ -342,7 +345,7 @@ def find_picai(
         compose: Compose a report of each exam's masks and scores.
 
     Returns:
-        The exams and what is to be said. The label is case_csPCa, for cohorts by the rule `histology`.
+        The exams and what is to be said. Labels are made of the facts; by the rule `histology` they are case_csPCa.
 
     Raises:
         CcellaError: A folder, the sheet or the splits are missing or of another kind.

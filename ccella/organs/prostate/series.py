@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'OUT_FIRST', 'OUT_OF_T2', 'FEWEST_SLICES', 'T2_ECHO_MS', 'T2_REPETITION_MS', 'HIGH_B_SMM2', 'COARSER', 'RULE',
-           'FIT_FROM_SMM2', 'Signal', 'ROLES', 'Cells', 'series_signs', 'SeenStack', 'stack_kind', 'look_at_stacks',
+           'FIT_FROM_SMM2', 'Signal', 'ROLES', 'series_signs', 'SeenStack', 'stack_kind', 'look_at_stacks',
            'signal_at_b', 'signal_by_adc', 'ComputedHighB', 'SeriesChoice', 'choose_series', 'series_rows',
            'segment_kind', 'study_masks', 'find_dicom']
 
@@ -554,34 +554,20 @@ def study_masks(study: DicomStudy) -> tuple[dict[str, DicomMask], list[dict[str,
         taken |= {role: _label_map(own) for role, own in parts.items() if role}
     return taken, rows, notes
 
-# %% ../../../nbs/2_organs/prostate/29_series.ipynb #3089c154
-Cells = Mapping[str, str]
-
-
-def _cells_of(study: DicomStudy, table: Mapping[str, Cells], n_studies: int) -> dict[str, str]:
-    """Find a study's row in a table; empty where there is none."""
-    folders = [part for part in reversed(study.folder.parts) if part not in (os.sep, "..")]
-    keys = [study.study_uid, study.accession_number]
-    if n_studies == 1:
-        keys += [study.patient_id, *folders]
-    row = next((table[key] for key in keys if key and key in table), {})
-    return dict(row)
-
 # %% ../../../nbs/2_organs/prostate/29_series.ipynb #ce24e02e
-def _found_exam(study: DicomStudy, source: str, cells: dict[str, str], choice: SeriesChoice) -> FoundExam:
+def _found_exam(study: DicomStudy, source: str, choice: SeriesChoice) -> FoundExam:
     masks, rows, notes = study_masks(study)
-    report = cells.pop("report", "")
     return FoundExam(
         source=source,
         patient=study.patient_id,
         study=study.study_uid,
         volumes={role: choice.volumes[role] for role in ROLES},
         masks=masks,
-        cells=cells | choice.cells,
-        report=report,
+        cells=choice.cells,
         notes=(*_choice_notes(choice, source), *notes),
         series=(*series_rows(choice), *rows),
         said=choice.said,
+        keys={"accession": study.accession_number, "date": study.study_date},
     )
 
 # %% ../../../nbs/2_organs/prostate/29_series.ipynb #47506f41
@@ -608,40 +594,27 @@ def _sources(studies: Sequence[DicomStudy]) -> list[str]:
         names.append(name if shared[name] == 1 else f"{name} (study {count[name]} of {shared[name]})")
     return names
 
-
-def _check_table(table: Mapping[str, Cells], n_joined: int, root: str | os.PathLike) -> list[ImportNote]:
-    if not table or n_joined == len(table):
-        return []
-    return [ImportNote(str(root), f"{len(table) - n_joined} rows of the table fit no study", "left aside")]
-
 # %% ../../../nbs/2_organs/prostate/29_series.ipynb #478f62ee
-def find_dicom(
-    root: str | os.PathLike, table_cells: Mapping[str, Cells] | None = None, b_smm2: float = 1400.0
-) -> Found:
+def find_dicom(root: str | os.PathLike, b_smm2: float = 1400.0) -> Found:
     """Find every prostate exam below a folder of DICOM files.
 
     Args:
         root: a folder of any depth, an archive, or a single file.
-        table_cells: further cells of exams (facts, institution, report), by study UID, accession number, patient id or
-            folder name.
         b_smm2: of the high b-value (s/mm²) that is computed where none from 1000 on was saved.
 
     Raises:
         CcellaError: no DICOM image below `root`.
     """
-    folder, table = read_dicom(root), table_cells or {}
+    folder = read_dicom(root)
     if not folder.studies:
         found = f"{folder.n_other} files that are not DICOM and {len(folder.unreadable)} that cannot be read"
         raise CcellaError(f"{root}: found {found}, expected DICOM images; name the folder that holds them")
-    exams, notes, joined = [], _folder_notes(folder, root), 0
-    per_patient = Counter(study.patient_id for study in folder.studies)
+    exams, notes = [], _folder_notes(folder, root)
     for study, source in zip(folder.studies, _sources(folder.studies)):
-        cells = _cells_of(study, table, per_patient[study.patient_id])
-        joined += bool(cells)
         choice = choose_series(study.stacks, b_smm2)
         lacking = _lacking(choice, study)
         if lacking:
             notes.append(left_out(source, "; ".join(lacking), "export what is missing"))
         else:
-            exams.append(_found_exam(study, source, cells, choice))
-    return Found(tuple(exams), (*notes, *_check_table(table, joined, root)))
+            exams.append(_found_exam(study, source, choice))
+    return Found(tuple(exams), tuple(notes))
