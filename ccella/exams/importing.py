@@ -707,11 +707,18 @@ def _ids_of(found: Found, out: Path, options: ImportOptions) -> dict[ExamKey, Ex
     return number_exams(keys, _known_ids(read_map(map_path(out))))
 
 
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.")  # how a file begins that is not yet whole
+
+
 def _remove_leftovers(out: Path, kept: set[str]) -> None:
-    """Remove folders of exams that were left out, or were imported before and are no more."""
-    for folder in sorted((out / "exams").glob("*")) if (out / "exams").is_dir() else []:
+    """Remove exams that were left out or are no more, and files that a killed command did not finish."""
+    exams = out / "exams"
+    for folder in sorted(exams.glob("*")) if exams.is_dir() else []:
         if folder.name not in kept:
             shutil.rmtree(folder)
+    for path in sorted(out.rglob(".*")):
+        if path.is_file() and _TEMPORARY.match(path.name):
+            path.unlink()
 
 
 def _same_progress(items: Iterable, total: int) -> Iterable:
