@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 # %% ../../nbs/6_studies/67_ablation.ipynb #9063b3c9
-from ..core import CcellaError, atomic_path, read_json, sha256
+from ..core import CcellaError, atomic_path, read_json
 from ..exams.cohort import Cohort
+from ..exams.content import cohort_content
 from ..figures import forest
 from ..generators.examset import ExamSet
 from ..generators.fit_generator import read_log, training
@@ -539,7 +540,7 @@ def plan_ablation(run: Run, recipe: Recipe, study: Mapping, cores: int) -> dict:
 def _cohort_content(cohort: Mapping) -> dict:
     """What decides the exams: how they are made, and the table of one's own cohort."""
     source = cohort["source"]
-    return {"cohort": cohort, "table": sha256(Path(source) / "cohort.csv")} if source else {"cohort": cohort}
+    return {"cohort": cohort, "content": cohort_content(source)} if source else {"cohort": cohort}
 
 # %% ../../nbs/6_studies/67_ablation.ipynb #1fc3592b
 def _plan_cells(recipe: Recipe, parameters: AblationParameters) -> dict[str, dict]:

@@ -26,8 +26,9 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import ConcatDataset
 
-from ..core import CcellaError, atomic_path, sha256
+from ..core import CcellaError, atomic_path
 from ..exams.cohort import Cohort, Exam
+from ..exams.content import cohort_content
 from ..figures import Curve, curves
 from ..generators.exam_generator import load_generator
 from ..generators.requests import requests_of
@@ -835,7 +836,7 @@ def write_tables(found: Mapping, folder: Path) -> None:
 def _cohort_tables(p: AdaptationParameters) -> dict[str, str]:
     """The content of the cohorts that are named."""
     folders = {name: getattr(p, name) for name in ("here", "there", "synthetic")}
-    return {name: sha256(Path(folder) / "cohort.csv") for name, folder in folders.items() if folder}
+    return {name: cohort_content(folder) for name, folder in folders.items() if folder}
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #ab0c23ad
 def plan_adaptation(run: Run, recipe: Recipe, study: Mapping, cores: int) -> dict:

@@ -22,7 +22,8 @@ from typing import TextIO
 import yaml
 from rich.console import Console
 
-from ..core import CcellaError, atomic_path, packaged, read_json, sha256, write_json
+from ..core import CcellaError, atomic_path, packaged, read_json, write_json
+from ..exams.content import cohort_content
 from ..recipe import Recipe
 from .run import ENGINE_PID, STAGES, Run, hold, refuse_unknown_stages, run_request
 
@@ -89,12 +90,11 @@ def plan_of(cells: Mapping[str, Mapping], **page) -> dict:
 SIDE_BY_SIDE = ("evaluate", "classify")
 
 
-def _table_sha(source: str | None) -> str | None:
-    """Name the table of a cohort of one's own; None where there is none."""
-    if not source:
+def _content_of(source: str | None) -> str | None:
+    """Name the content of a cohort of one's own; None where there is none."""
+    if not source or not (Path(source) / "cohort.csv").is_file():
         return None
-    table = Path(source) / "cohort.csv"
-    return sha256(table) if table.is_file() else None
+    return cohort_content(source)
 
 
 def plan_run(recipe: Recipe, request: Mapping, cores: int) -> dict:
@@ -109,8 +109,8 @@ def plan_run(recipe: Recipe, request: Mapping, cores: int) -> dict:
     for name, step in STAGES.items():
         parameters = {"recipe": recipe.hash(step.reads), **request["parameters"][name]}
         threads = max(1, cores // 2) if name in SIDE_BY_SIDE else cores
-        table = _table_sha(parameters.get("source"))
-        cells[name] = plan_cell(step.notebook, parameters, step.after, threads, cohort=table)
+        content = _content_of(parameters.get("source"))
+        cells[name] = plan_cell(step.notebook, parameters, step.after, threads, cohort=content)
     return plan_of(cells, show_reports=request["show_reports"])
 
 # %% ../../nbs/6_studies/61_engine.ipynb #09e4c875

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 
 from ..core import CcellaError, read_json, sha256, write_json
 from ..exams.cohort import Cohort, Exam
+from ..exams.content import cohort_content
 from ..exams.prepare import intensity_table, prepare_exam
 from ..figures import Curve, Shown, curves, montage
 from ..generators.exam_generator import LIMITS_FILE, institutions_seen, shipped_institutions_seen
@@ -152,7 +153,7 @@ def cohort_metrics(stage: Stage, sets: Mapping[str, Cohort]) -> dict:
         "sets": {name: cohort.summary() for name, cohort in sets.items()},
         "label_rule": stage.recipe.label_rule,
         "phantoms": stage.parameters.source is None,
-        "content": {name: sha256(cohort.root / "cohort.csv")[:16] for name, cohort in sets.items()},
+        "content": {name: cohort_content(cohort.root)[:16] for name, cohort in sets.items()},
         "intensities": rows,
     }
 
@@ -479,7 +480,7 @@ def _made_from(stage: Stage, model: LatentDiffusion, sources: Iterable[Cohort]) 
         "seed": p.seed,
         "replicates": p.replicates,
         "sample": stage.recipe.sample.model_dump(mode="json"),
-        "cohorts": [sha256(cohort.root / "cohort.csv") for cohort in sources],
+        "cohorts": [cohort_content(cohort.root) for cohort in sources],
     }
 
 # %% ../../nbs/6_studies/62_stages.ipynb #c68b547f
