@@ -129,7 +129,7 @@ def _nifti_class(raw: bytes) -> type[nib.Nifti1Image]:
         return nib.Nifti1Image
     if 540 in sizes:
         return nib.Nifti2Image
-    raise FormatFault("no NIfTI header at its start", "a NIfTI file", "convert the file")
+    raise FormatFault("no NIfTI header at its start", advice="restore or convert the file")
 
 # %% ../../nbs/1_exams/11_formats.ipynb #5993d345
 _QUATERNION_NOISE = 3 * float(np.finfo(np.float32).eps)  # what float32 leaves of a length of 1
@@ -285,7 +285,7 @@ def _meta_header(raw: bytes) -> tuple[dict[str, str], int]:
             fields[name.strip()] = value.strip()
         if name.strip() == "ElementDataFile":
             return fields, position
-    raise FormatFault("no MetaImage header at its start", "a MetaImage file", "convert the file")
+    raise FormatFault("no MetaImage header at its start", advice="restore or convert the file")
 
 # %% ../../nbs/1_exams/11_formats.ipynb #fc17c1b1
 def _first_field(fields: Mapping[str, str], names: Sequence[str], what: str) -> str:
@@ -385,7 +385,7 @@ _NRRD_SPACES = {
 def _nrrd_header(raw: bytes) -> tuple[dict[str, str], int]:
     """Give the fields up to the empty line, and where the voxels begin."""
     if not raw.startswith(b"NRRD000"):
-        raise FormatFault("no NRRD header at its start", "a NRRD file", "convert the file")
+        raise FormatFault("no NRRD header at its start", advice="restore or convert the file")
     found = re.search(rb"\r?\n\r?\n", raw[:_MOST_HEADER])
     end = found.start() if found else len(raw)
     fields = {}
