@@ -223,7 +223,7 @@ def _read_nifti(raw: bytes) -> StoredArray:
     packed = is_gzip(raw)
     header, begin = _nifti_header(raw)
     shape, dtype = _nifti_shape(header), _nifti_dtype(header)
-    room = len(raw) * MOST_PACKING if packed else len(raw) - begin
+    room = len(raw) * (MOST_PACKING if packed else 1) - begin
     promised = _check_promise(shape, dtype.itemsize, room)
     content = _unzip(raw, begin + promised) if packed else raw
     if len(content) < begin + promised:
