@@ -26,9 +26,9 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 
-from ..core import CcellaError, atomic_path, seed_for
+from ..core import CcellaError, FormatFault, atomic_path, seed_for
 from .cohort import Cohort
-from .formats import FormatFault, read_array
+from .formats import read_array
 from .prepare import LEAST_COVERED, coverage, move_mask, move_volume
 from .rules import Remark, unit_factor, volume_remarks
 from .tables import REQUIRED_COLUMNS, exam_columns, read_table

@@ -18,8 +18,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ...core import CcellaError, read_json, seed_for
-from ...exams.formats import FormatFault
+from ...core import CcellaError, FormatFault, read_json, seed_for
 from ...exams.importing import FileSource, Found, FoundExam, ImportNote, left_out
 from ...exams.prepare import move_mask
 from ...exams.tables import read_rows
