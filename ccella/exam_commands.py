@@ -7,7 +7,9 @@ __all__ = ['ReportFiles', 'GeneratorOfRun', 'SpacingOption', 'DeviceOption', 'ph
            'describe_cohort', 'generate_command']
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #1738ed6b
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -83,39 +85,72 @@ def phantom_command(
     _show_summary(f"Phantoms in {out}", made.summary())
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #2542ef82
+def _check_result(seen) -> dict:
+    """Give a check as what JSON can hold."""
+    lines = [asdict(line) for line in seen.lines]
+    return {"faults": list(seen.faults), "notes": list(seen.notes), "lines": lines, "summary": seen.summary}
+
+
+def _print_check(cohort: Path, seen) -> None:
+    """Print a line for each fault, then the notes."""
+    for fault in seen.faults if len(seen.faults) > 1 else ():  # one alone is the error's line
+        print(fault)
+    if seen.notes:
+        count = len(seen.notes)
+        print(f"{cohort}: {count} note that is no error:" if count == 1 else f"{cohort}: {count} notes, no errors:")
+    for note in seen.notes:
+        print(f"  {note}")
+
+
+def _refuse_faults(cohort: Path, faults: tuple[str, ...]) -> None:
+    from ccella.core import CcellaError
+
+    if len(faults) == 1:
+        raise CcellaError(f"{cohort}: 1 problem: {faults[0]}")
+    if faults:
+        raise CcellaError(
+            f"{cohort}: found {len(faults)} faults, expected none; they are listed above, the first is: {faults[0]}"
+        )
+
+# %% ../nbs/7_cli/71_exam_commands.ipynb #ffda0bd0
 @command(
     "check",
     EXAMS_PANEL,
     "ccella check my_cohort",
     "ccella check my_cohort --recipe demo  has every exam the sequences that this recipe needs?",
+    "ccella check my_cohort --quarantine  set the bad exams aside, with the list of what is wrong",
 )
 def check_command(
     cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="Folder with cohort.csv.")],
     recipe: Annotated[str | None, typer.Option(help="A recipe whose sequences every exam must have.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print faults, notes and summary as JSON.")] = False,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Take bad exams out of cohort.csv; nothing is deleted.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Open every file of a cohort and name all that is wrong, by exam and file, before anything is computed.
 
-    Missing, empty, cut or blank volumes, NaN, sequences on different grids, reports that are not UTF-8, cells that
-    cannot be right. With more than one fault all are listed, a line each.
+    All faults of all exams, a line each: cells that cannot be right, missing, cut or blank volumes, NaN, wrong units,
+    one exam under two ids, reports that are no plain text. Notes stand apart. What was found is kept, so that a second
+    look opens only what changed. With faults it ends with 1.
     """
-    from ccella.core import CcellaError
-    from ccella.exams.cohort import Cohort
-    from ccella.exams.volumes import check_cohort
+    from ccella.exams.check import look_at_folder, quarantine_exams
     from ccella.recipe import load_recipe
 
     sequences = [s.name for s in load_recipe(recipe).sequences] if recipe else None
-    try:
-        summary = check_cohort(Cohort.read(cohort), sequences, progress_bar("open exams"))
-    except CcellaError as error:
-        faults = getattr(error, "problems", ())
-        if len(faults) < 2:
-            raise
-        print("\n".join(faults))
-        count, first = len(faults), faults[0]
-        raise CcellaError(
-            f"{cohort}: found {count} faults, expected none; they are listed above, the first is: {first}"
-        ) from error
-    _show_summary(f"{cohort}: nothing wrong", summary)
+    seen = look_at_folder(cohort, sequences, workers, progress_bar("open exams"))
+    if as_json:
+        print(json.dumps(_check_result(seen), indent=2, ensure_ascii=False))
+    else:
+        _print_check(cohort, seen)
+    if quarantine and seen.faults:
+        left = quarantine_exams(cohort, seen)
+        print(f"{cohort}: {left} exams set aside; the list is in quarantine.csv, the whole table in cohort.all.csv")
+        return
+    _refuse_faults(cohort, seen.faults)
+    if not as_json:
+        _show_summary(f"{cohort}: nothing wrong", seen.summary)
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #e461c26f
 def _three_intensities(row: Mapping, prefix: str = "") -> str:
@@ -156,12 +191,12 @@ def describe_cohort(
     import pandas as pd
 
     from ccella.core import atomic_path
-    from ccella.exams.cohort import Cohort
+    from ccella.exams.check import read_checked
     from ccella.exams.prepare import intensity_table
 
     tables = []
     for folder in cohorts:
-        table = intensity_table(Cohort.read(folder), progress_bar(str(folder)))
+        table = intensity_table(read_checked(folder, progress=progress_bar(str(folder))))
         tables.append(table.assign(cohort=str(folder)))
     found = pd.concat(tables)
     for name, rows in found.groupby("cohort", sort=False):
@@ -273,10 +308,10 @@ def generate_command(
     settings is refused.
     """
     _check_generate_options(report, cohort, split, spacing)
-    from ccella.exams.cohort import Cohort
+    from ccella.exams.check import read_checked
     from ccella.generators.exam_generator import load_generator
 
-    source = None if cohort is None else Cohort.read(cohort).subset(split=split)
+    source = None if cohort is None else read_checked(cohort).subset(split=split)
     folder = _generator_folder(run)
     sampling = {"steps": steps, "guidance": guidance}
     given = {key: value for key, value in sampling.items() if value is not None}

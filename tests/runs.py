@@ -47,9 +47,11 @@ def ccella(*arguments, **options) -> Ended:
 
 
 def state(folder: Path) -> dict[str, tuple]:
-    """Everything in a folder: names, times, contents."""
+    """Everything in a folder: names, times, contents; what was found by a check or hashed is kept in hidden files."""
     found = {}
     for path in sorted(folder.rglob("*")):
+        if path.name in (".checked.json", ".content.json"):
+            continue
         name = path.relative_to(folder).as_posix()
         found[name] = (path.stat().st_mtime_ns, path.read_bytes()) if path.is_file() else ()
     return found

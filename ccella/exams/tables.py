@@ -281,7 +281,7 @@ def check_header(
 
 
 _OTHER_COLUMN = 'rename or remove it; if it is a sequence, list it under "sequences" in cohort.json'
-_ALIKE = 0.7  # share of letters in common, from which a column counts as misspelt
+_ALIKE = 0.6  # share of letters in common, from which a column counts as misspelt
 
 # %% ../../nbs/1_exams/10_tables.ipynb #8bfc6183
 SPLITS = ("train", "val", "test")
