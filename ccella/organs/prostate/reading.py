@@ -239,10 +239,10 @@ def _category_of(match: re.Match) -> int:
     stated = match[1].upper()
     return _ROMAN.get(stated) or int(stated)
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #9e913f1a
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #fed5186a
 _LOW_CATEGORY = rf"{_STANDARD}[^\d\n.;|]{{0,20}}[12]\b(?!\|)"
 _STOPS = re.compile(rf"[.;:](?=\s|$)|\n|[(–—-]\s*(?={_LOW_CATEGORY})", re.IGNORECASE)
-_NAMED = re.compile(_STANDARD, re.IGNORECASE)
+_NAMED = re.compile(rf"{_STANDARD}[^\d\n.;]{{0,20}}[1-5]", re.IGNORECASE)  # a category, or the first of a list
 
 
 def _end_of_denial(text: str, start: int, words: _Words) -> int:
@@ -566,7 +566,7 @@ def _place_of_lesion(sentence: str, words: _Words) -> _Place | None:
     is_measured = zone and _SIZE.search(sentence) and _about_lesions(sentence, words)
     return place if side and (zone or level) and (is_scored or is_measured) else None
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #e32721da
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #ad2e2fe8
 def _sighting(place: _Place, sentences: list[str], words: _Words) -> Sighting | None:
     """Read a lesion from its place and its sentences; None where they speak of no lesion."""
     first, *others = sentences
@@ -578,7 +578,7 @@ def _sighting(place: _Place, sentences: list[str], words: _Words) -> Sighting | 
     description = " . ".join(sentences)
     suspicious = pirads >= 3 if pirads else _claims_suspicion(description, words)
     is_harmless = words.have("harmless", first) and not (_CATEGORY.search(first) or _SIZE.search(first))
-    is_named = size_mm or pirads or suspicious or words.have("lesion", description)
+    is_named = size_mm or suspicious or words.have("lesion", description)
     if is_harmless or not is_named or (None in place[:3] and not pirads):
         return None
     return Sighting(*place, size_mm, pirads, suspicious)
