@@ -13,9 +13,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..core import CcellaError
+from ..core import CcellaError, FormatFault
 from .formats import SUFFIXES
-from .importing import FileSource, Found, FoundExam, ImportNote, left_out
+from ccella.exams.importing import (
+    FileSource,
+    Found,
+    FoundExam,
+    ImportNote,
+    StackSource,
+    VolumeSource,
+    b_values_beside,
+    left_out,
+)
 from .reports import report_fault
 from .sheets import Sheet, decode_text, fit_columns, read_sheet
 from .tables import exam_columns
@@ -130,6 +139,21 @@ def _read_report(path: Path) -> tuple[str, str]:
     return text.replace("\r\n", "\n").strip(), fault
 
 # %% ../../nbs/1_exams/15_folders.ipynb #007bcec6
+def _source_of(path: Path) -> FileSource | StackSource:
+    """Give a file as one volume, or as a stack where its b-values lie beside it."""
+    b_values = b_values_beside(path)
+    return StackSource(path, b_values) if len(b_values) > 1 else FileSource(path)
+
+
+def _stack_cells(volumes: Mapping[str, VolumeSource], organ: Organ) -> dict[str, str]:
+    """Give the b-value of each sequence that is taken from a stack, where the organ has a column for it."""
+    cells = {}
+    for name, source in volumes.items():
+        if isinstance(source, StackSource) and f"{name}_b" in organ.details:
+            cells |= {f"{name}_b": f"{source.highest_smm2:g}", f"{name}_source": "acquired"}
+    return cells
+
+
 def _found_of(gathered: _Gathered, needed: Sequence[str], organ: Organ) -> FoundExam | ImportNote:
     """Make an exam of its files, or say why it is left out."""
     fault = _fault_of(gathered, needed)
@@ -139,15 +163,19 @@ def _found_of(gathered: _Gathered, needed: Sequence[str], organ: Organ) -> Found
     report, wrong = _read_report(files["report"]) if "report" in files else ("", "")
     if wrong:
         return left_out(str(files["report"]), f"report: {wrong}, expected plain text", "save it as text, UTF-8")
-    sequences = [rule.name for rule in organ.sequences]
+    sequences = [rule.name for rule in organ.sequences if rule.name in files]
+    try:
+        volumes = {name: _source_of(files[name]) for name in sequences}
+    except FormatFault as wrong_list:
+        return left_out(gathered.source, f"{wrong_list.found}, expected {wrong_list.expected}", wrong_list.advice)
     return FoundExam(
         source=gathered.source,
         patient=gathered.patient,
         study=gathered.study,
-        volumes={name: FileSource(files[name]) for name in sequences if name in files},
+        volumes=volumes,
         masks={name: FileSource(files[name]) for name in ("gland", *organ.masks) if name in files},
         report=report,
-        cells={"report_source": "written"} if report else {},
+        cells={**_stack_cells(volumes, organ), **({"report_source": "written"} if report else {})},
     )
 
 # %% ../../nbs/1_exams/15_folders.ipynb #973afb6c
