@@ -9,7 +9,7 @@ __all__ = ['ReportFiles', 'GeneratorOfRun', 'SpacingOption', 'DeviceOption', 'ph
 # %% ../nbs/7_cli/71_exam_commands.ipynb #1738ed6b
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -91,6 +91,43 @@ def _check_result(seen) -> dict:
     return {"faults": list(seen.faults), "notes": list(seen.notes), "lines": lines, "summary": seen.summary}
 
 
+def _with_recipe_notes(seen, recipe):
+    """Add what a recipe makes of the exams: padding of its box, tokens that its encoder does not read."""
+    from ccella.exams.check import padding_notes
+
+    notes = [*seen.notes, *padding_notes(seen, recipe.grid)]
+    if recipe.model.text and seen.cohort is not None:
+        notes += _token_notes(seen.cohort, recipe.text)
+    return replace(seen, notes=tuple(notes))
+
+
+def _token_notes(cohort, text) -> list[str]:
+    """Note reports that are longer than an encoder reads; one note where the encoder is not at hand."""
+    from ccella.core import CcellaError
+    from ccella.models.text import load_tokenizer, tokens_lost
+
+    try:
+        tokenizer = load_tokenizer(text.encoder)
+    except CcellaError as error:
+        return [f"reports: whether they are too long is not known, since there is no tokenizer ({error})"]
+    notes = []
+    for exam in cohort:
+        lost = tokens_lost(tokenizer, _text_or_none(exam), text.max_length)
+        if lost:
+            notes.append(f"exam {exam.exam_id}, report: {lost} tokens at its beginning are not read")
+    return notes
+
+# %% ../nbs/7_cli/71_exam_commands.ipynb #6bc4fdac
+def _text_or_none(exam) -> str:
+    """Give a report's text; "" where it cannot be read, which is a fault of its own."""
+    from ccella.core import CcellaError
+
+    try:
+        return exam.text()
+    except CcellaError:
+        return ""
+
+
 def _print_check(cohort: Path, seen) -> None:
     """Print a line for each fault, then the notes."""
     for fault in seen.faults if len(seen.faults) > 1 else ():  # one alone is the error's line
@@ -138,8 +175,11 @@ def check_command(
     from ccella.exams.check import look_at_folder, quarantine_exams
     from ccella.recipe import load_recipe
 
-    sequences = [s.name for s in load_recipe(recipe).sequences] if recipe else None
+    loaded = load_recipe(recipe) if recipe else None
+    sequences = [s.name for s in loaded.sequences] if loaded else None
     seen = look_at_folder(cohort, sequences, workers, progress_bar("open exams"))
+    if loaded:
+        seen = _with_recipe_notes(seen, loaded)
     if as_json:
         print(json.dumps(_check_result(seen), indent=2, ensure_ascii=False))
     else:
