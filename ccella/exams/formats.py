@@ -453,7 +453,11 @@ def _check_array(stored: StoredArray, axes: int) -> None:
 
 
 def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_there = False
+    if not is_there:
         raise FormatFault("no such file", "a volume", "restore the file or correct the path")
     if not path.name.lower().endswith(SUFFIXES):
         raise FormatFault(f"the name's end {path.suffix!r}", "one of " + ", ".join(SUFFIXES), "convert the file")

@@ -139,7 +139,7 @@ def b_values_beside(path: Path) -> tuple[float, ...]:
     except ValueError:
         raise FormatFault("a .bval file that is no list of numbers", "b-values in s/mm²", "restore it") from None
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #1dba0239
 @dataclass(frozen=True)
 class StackSource:
     """The volumes of the highest b-value in a file of several.
@@ -346,11 +346,14 @@ def read_map(path: str | os.PathLike) -> list[dict[str, str]]:
     return rows
 
 # %% ../../nbs/1_exams/14_importing.ipynb #91b8f9b7
+def _key_in(row: Mapping[str, str]) -> ExamKey:
+    return row["source_patient"], row["source_study"], row["source"]
+
+
 def _known_ids(rows: Iterable[Mapping[str, str]]) -> dict[ExamKey, ExamIds]:
     ids = {}
     for row in rows:
-        key = (row["source_patient"], row["source_study"], row["source"])
-        ids[key] = ExamIds(row["exam_id"], row["patient_id"])
+        ids[_key_in(row)] = ExamIds(row["exam_id"], row["patient_id"])
     return ids
 
 
@@ -364,8 +367,8 @@ def write_map(out: str | os.PathLike, exams: Sequence[FoundExam], ids: Mapping[E
     """
     path = map_path(out)
     new = [row for exam in exams for row in _map_rows(exam, ids[key_of(exam)])]
-    replaced = {row["exam_id"] for row in new}
-    kept = [row for row in read_map(path) if row["exam_id"] not in replaced]
+    replaced = {key_of(exam) for exam in exams}
+    kept = [row for row in read_map(path) if _key_in(row) not in replaced]
     _private_write(path, _csv_text(MAP_COLUMNS, kept + new))
     return path
 
@@ -621,7 +624,7 @@ def _tell_remarks(attempt: _Attempt, remarks: Iterable[Remark]) -> None:
         else:
             attempt.notes.append(ImportNote(exam.source, f"{remark.name}: {remark.found}", remark.advice))
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #25169a50
 def _tell_placed(attempt: _Attempt, placed: PlacedExam) -> None:
     for role, said in placed.said.items():
         reason = attempt.exam.said.get(role, "")
@@ -656,10 +659,20 @@ def import_exam(exam: FoundExam, ids: ExamIds, out: str | os.PathLike, options: 
         if not attempt.is_out:
             placed = crop_exam(placed, options.margin_mm) if options.crop else placed
             _tell_placed(attempt, placed)
-            row |= _write_placed(out, ids, placed, exam.report)
+            row |= _write_or_refuse(attempt, out, placed)
     return ImportedExam(None if attempt.is_out else row, attempt.notes, attempt.series)
 
 # %% ../../nbs/1_exams/14_importing.ipynb #aa928aed
+def _write_or_refuse(attempt: _Attempt, out: str | os.PathLike, placed: PlacedExam) -> dict[str, str]:
+    """Write an exam; what cannot be written keeps it out."""
+    try:
+        return _write_placed(out, attempt.ids, placed, attempt.exam.report)
+    except CcellaError:
+        found, advice = "values that cannot be written", "export the exam again"
+        attempt.refuse(attempt.exam.source, found, "finite numbers of one grid", advice)
+        return {}
+
+
 def _write_placed(out: str | os.PathLike, ids: ExamIds, placed: PlacedExam, report: str) -> dict[str, str]:
     masks = dict(placed.masks)
     gland = masks.pop("gland", None)
@@ -702,7 +715,7 @@ def _done_before(out: Path, ids: ExamIds, stamp: str) -> ImportedExam | None:
         return None
     return ImportedExam(row, [ImportNote(**note) for note in kept["notes"]], kept["series"])
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #07c27d12
 def _import_or_keep(task: tuple[FoundExam, ExamIds], out: Path, options: ImportOptions) -> ImportedExam:
     exam, ids = task
     stamp = _stamp(exam, ids, options)
@@ -740,15 +753,23 @@ class ImportResult:
         return 3 if any(note.left_out for note in self.notes) else 0
 
 # %% ../../nbs/1_exams/14_importing.ipynb #d04397e0
-def _refuse_other_import(out: Path, ids: Iterable[ExamIds]) -> None:
-    """Refuse a folder that holds a cohort which no import made."""
-    if (out / "cohort.csv").is_file() and not map_path(out).is_file():
+def _refuse_other_folder(out: Path, exams: Iterable[FoundExam]) -> None:
+    """Refuse a folder that no import made, and one that holds what is to be imported."""
+    is_used = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if is_used and not map_path(out).is_file():
         raise CcellaError(
-            f"{out}: found a cohort without the map of an import, expected a new folder or one that was imported; "
+            f"{out}: found files that no import made, expected a new folder or one that was imported; "
             "choose another folder"
         )
+    inside = out.resolve()
+    for exam in exams:
+        for source in (*exam.volumes.values(), *exam.masks.values()):
+            if any(path.resolve().is_relative_to(inside) for path in source.paths):
+                raise CcellaError(
+                    f"{out}: found the sources in it, expected a folder apart from them; choose another folder"
+                )
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #c87566b5
 def _run_tasks(work: Callable, tasks: Sequence, workers: int, progress: Callable) -> list[ImportedExam]:
     try:
         with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
@@ -767,21 +788,36 @@ def _ids_of(found: Found, out: Path, options: ImportOptions) -> dict[ExamKey, Ex
         raise CcellaError(f"{out}: found one exam twice among the sources, expected each once; name each file once")
     if options.keep_ids:
         return _kept_ids(keys)
-    return number_exams(keys, _known_ids(read_map(map_path(out))))
+    known = _known_ids(read_map(map_path(out)))
+    given = {key: ids for key, ids in known.items() if _NEW_ID.fullmatch(ids.exam_id)}  # none that --keep-ids kept
+    return number_exams(keys, given)
+
+# %% ../../nbs/1_exams/14_importing.ipynb #aed40564
+_NEW_ID = re.compile(r"P\d{4,}-\d+")
 
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.")  # how a file begins that is not yet whole
 
 
-def _remove_leftovers(out: Path, kept: set[str]) -> None:
-    """Remove exams that were left out or are no more, and files that a killed command did not finish."""
-    exams = out / "exams"
-    for folder in sorted(exams.glob("*")) if exams.is_dir() else []:
-        if folder.name not in kept:
-            shutil.rmtree(folder)
+def _remove_leftovers(out: Path, made: set[str], kept: set[str]) -> None:
+    """Remove exams of this import that were left out or are no more, and files that a killed command did not finish.
+
+    Args:
+        out: the cohort's folder.
+        made: ids of all exams that this command or an earlier one began.
+        kept: ids of the exams that came in.
+    """
+    for exam_id in sorted(made - kept):
+        shutil.rmtree(out / "exams" / exam_id, ignore_errors=True)
+        (_state_folder(out) / f"{exam_id}.json").unlink(missing_ok=True)
     for path in sorted(out.rglob(".*")):
         if path.is_file() and _TEMPORARY.match(path.name):
             path.unlink()
+
+
+def _begun(out: Path) -> set[str]:
+    """Give the ids of exams that an import into this folder began."""
+    return {path.stem for path in _state_folder(out).glob("*.json")}
 
 
 def _same_progress(items: Iterable, total: int) -> Iterable:
@@ -814,7 +850,7 @@ def import_exams(
     out, options = Path(out), options or ImportOptions()
     load_organ(options.organ).check_rule(options.rule)
     ids = _ids_of(found, out, options)
-    _refuse_other_import(out, ids.values())
+    _refuse_other_folder(out, found.exams)
     notes = list(found.notes)
     if not found.exams:
         return ImportResult(None, 0, tuple(notes))
@@ -835,7 +871,8 @@ def _private_folder(path: Path) -> None:
 def _write_table(out: Path, made: Sequence[ImportedExam], options: ImportOptions) -> Cohort | None:
     """Write the cohort's tables last; None, and no table, where no exam came in."""
     rows = [each.row for each in made if each.row is not None]
-    _remove_leftovers(out, {row["exam_id"] for row in rows})
+    told = {row["exam_id"] for each in made for row in each.series}
+    _remove_leftovers(out, _begun(out) | told, {row["exam_id"] for row in rows})
     series = _csv_text(IMPORT_COLUMNS, [row for each in made for row in each.series])
     with atomic_path(out / "import.csv") as path:
         path.write_text(series, encoding="utf-8")
