@@ -423,13 +423,8 @@ def _with_plain_lists(sentence: str, language: str = "en") -> str:
     sentence = scale.sub("", sentence)
     return categories.sub(written_out, _OF_FIVE.sub(r"\1", sentence))
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #12da7635
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #af7f3e52
 _MEANS = r"\s*(?:[:=(–—-]|means|indicates|bedeutet|signifie|indica|betekent)\s*(?:\w+\s+){0,2}?"
-
-
-def _is_explained(match: re.Match, words: _Words) -> bool:
-    """Say whether a category is followed by what it means."""
-    return bool(re.match(rf"{_MEANS}(?:{words['likelihood'].pattern})", match.string[match.end() :]))
 
 
 def _is_legend(sentence: str, words: _Words) -> bool:
@@ -446,16 +441,17 @@ def _without_legends(sentences: list[str], words: _Words) -> list[str]:
     explained = {digit for sentence in legend for digit in explanation.findall(sentence)}
     return [sentence for sentence in sentences if len(explained) < 2 or sentence not in legend]
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #ef0452a6
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #41b2bb5a
 def _categories(text: str, words: _Words) -> list[int]:
     """List the categories that a text states, new ones first; explained ones only where there is no other."""
-    found = list(_CATEGORY.finditer(text))
-    plain = [match for match in found if not _is_explained(match, words)]
-    explained = [] if plain else found
+    plain, explained = [], []
+    for sentence in _sentences(text, words):
+        found = plain if not _is_legend(sentence, words) else explained
+        found += _CATEGORY.finditer(sentence)
 
     def is_old(match: re.Match) -> bool:
         """Whether no word of today stands right before a category."""
-        return not words.have("present", text[max(0, match.start() - 20) : match.start()])
+        return not words.have("present", match.string[max(0, match.start() - 20) : match.start()])
 
     return [_category_of(match) for match in sorted(plain, key=is_old) or explained]
 
