@@ -10,7 +10,6 @@ import itertools
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,18 +164,15 @@ _LANGUAGES = _load_words(packaged("organs", "prostate", "reading.yaml"))
 REPORT_LANGUAGES = tuple(_LANGUAGES)
 _ENGLISH = _LANGUAGES["en"]
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #c9454b29
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #26311201
 _LEAST_KNOWN = 0.06  # of the words, by which a language is known
 _OF_NO_LANGUAGE = {"pi", "rads", "pirads", "mm", "cm", "x", "v"}
 
 
 def _language_of(text: str) -> str:
     """Name the language of a report; "" where it is not known."""
-    words = [word for word in re.findall(r"[^\W\d_]+", text.lower()) if word not in _OF_NO_LANGUAGE]
-    counts = Counter(words)
-    known = {}
-    for name, language in _LANGUAGES.items():
-        known[name] = sum(counts[word] for word in language.plain["known_by"])
+    words = set(re.findall(r"[^\W\d_]+", text.lower())) - _OF_NO_LANGUAGE
+    known = {name: len(words & language.plain["known_by"]) for name, language in _LANGUAGES.items()}
     best = max(known, key=known.get)
     return best if known[best] >= _LEAST_KNOWN * len(words) else ""
 
@@ -208,10 +204,10 @@ def _find_place(sentence: str, words: _Words = _ENGLISH) -> _Place | None:
     place = _parts_of_place(sentence, words)
     return None if None in place[:3] else place
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #3f0d745c
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #132d25af
 _NUMBER = r"\d+(?:[.,]\d+)?"
 _UNIT = r"(mm|cm|millim[eè]t\w+|[zc]entim[eè]t\w+)\b(?![23²³/])"
-_SIZE = re.compile(rf"({_NUMBER}(?: ?(?:mm|cm)? ?[x×] ?{_NUMBER})*) ?{_UNIT}", re.IGNORECASE)
+_SIZE = re.compile(rf"({_NUMBER}(?: ?(?:mm|cm)? ?[x×] ?{_NUMBER}){{0,3}}) ?{_UNIT}", re.IGNORECASE)
 _STANDARD = r"PI[- ]?RADS[™®]?"
 _VERSION = r"(?:[ -]?(?:v(?:ersion)? ?\d(?:\.\d)?|2\.[01])(?!\d))?"
 _BEFORE_DIGIT = r"(?:[^\d\n.;]{0,29}[^a-z\d\n.;#](?<!lesion )(?<!läsion )(?<!target ))?(?=\d)"
@@ -299,10 +295,12 @@ def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
         text = text[:start] + " " * (end - start) + text[end:]
     return text
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #7c2356f5
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #ffb11cf8
 def _without_denials(sentence: str, words: _Words = _ENGLISH) -> str:
     """Take out of a sentence what it denies."""
     spans = _denials(sentence, words)
+    if not spans:
+        return sentence
     left = _without(sentence, spans)
     denied = any(_about_lesions(sentence[start:end], words) for start, end in spans)
     is_bare = not (_NAMED.search(left) or _SIZE.search(left) or _about_lesions(left, words))
@@ -352,7 +350,7 @@ def _joined_at_abbreviations(parts: list[str], words: _Words) -> list[str]:
             joined.append(part)
     return joined
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #7e4f00c7
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #03099a4a
 _VALUE = rf"(?:{_CATEGORY.pattern.replace('(' + _DIGIT, '(?:' + _DIGIT)}|{_SIZE.pattern})"
 _FROM_TO = re.compile(
     rf"\b(?:from|von|de|da|van)\s+(?!1\s\w+\s5\b)(?:{_STANDARD}\s*)?{_NUMBER}\s*(?:mm|cm)?\s+(?:to|auf|à|a|naar)\s+(?=\S*\s?\d)",
@@ -370,8 +368,10 @@ def _is_past(clause: str, words: _Words) -> bool:
     """Say whether a clause speaks of the past alone."""
     if _is_gone(clause, words):
         return True
+    if not words.have("earlier", clause):
+        return False
     denies = any(_about_lesions(clause[start:end], words) for start, end in _denials(clause, words))
-    return words.have("earlier", clause) and (denies or not words.have("present", clause))
+    return denies or not words.have("present", clause)
 
 # %% ../../../nbs/2_organs/prostate/22_reading.ipynb #20e89a69
 def _without_old_values(text: str, words: _Words) -> str:
