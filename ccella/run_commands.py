@@ -110,12 +110,12 @@ def _base_recipe(name: str, given: str | None, folder: Path) -> str | Path:
 # %% ../nbs/7_cli/72_run_commands.ipynb #a1a53622
 def refuse_unfit_cohorts(folders, recipe) -> None:
     """Raise CcellaError for cohorts that lack a sequence or a file."""
-    from ccella.exams.cohort import Cohort
+    from ccella.exams.check import read_checked
 
     sequences = [s.name for s in recipe.sequences]
     for folder in folders:
         if folder:
-            Cohort.read(folder).check(sequences)
+            read_checked(folder, sequences)
 
 
 def _stage_settings(options: RunOptions) -> tuple[dict, dict]:
@@ -378,13 +378,13 @@ def _show_glance(title: str, rows: list[dict]) -> None:
 def _evaluate_pair(real: Path, synthetic: Path, out: Path, recipe: str, seen: Path | None, settings: Mapping) -> None:
     """Execute the evaluation's notebook on two cohorts, and show what it found."""
     from ccella.core import read_json
-    from ccella.exams.cohort import Cohort
+    from ccella.exams.check import read_checked
     from ccella.recipe import load_recipe
     from ccella.studies.engine import find_notebooks
     from ccella.studies.evaluation import check_pair
 
     loaded = load_recipe(recipe)
-    check_pair(Cohort.read(real), Cohort.read(synthetic), loaded)
+    check_pair(read_checked(real), read_checked(synthetic), loaded)
     _refuse_other_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = {"real": real, "synthetic": synthetic, "seen": seen}

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 MARKER = "xylophone"  # stands in every report of these tests; report text must be in no output and no error
 REPORT = f"MRI prostate. Left mid peripheral zone lesion of 14 mm, PI-RADS 5. The {MARKER} is unremarkable.\n"
-EXAM_COMMANDS = ("phantom", "check", "describe", "generate")
+EXAM_COMMANDS = ("phantom", "check", "describe", "merge", "card", "generate")
 RUN_COMMANDS = ("run", "encode", "train", "evaluate", "classify", "ablate")
 COMMANDS = (*EXAM_COMMANDS, *RUN_COMMANDS, "recipes")
 
@@ -47,9 +47,11 @@ def ccella(*arguments, **options) -> Ended:
 
 
 def state(folder: Path) -> dict[str, tuple]:
-    """Everything in a folder: names, times, contents."""
+    """Everything in a folder: names, times, contents; what was found by a check or hashed is kept in hidden files."""
     found = {}
     for path in sorted(folder.rglob("*")):
+        if path.name in (".checked.json", ".content.json"):
+            continue
         name = path.relative_to(folder).as_posix()
         found[name] = (path.stat().st_mtime_ns, path.read_bytes()) if path.is_file() else ()
     return found

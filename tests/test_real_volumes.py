@@ -17,9 +17,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from ccella.exams.check import check_cohort
 from ccella.exams.cohort import Cohort
 from ccella.exams.prepare import prepare_exam, resample_volume, restore, to_original, to_unit
-from ccella.exams.volumes import check_cohort, read_volume, write_volume
+from ccella.exams.volumes import read_volume, write_volume
 from ccella.recipe import load_recipe
 
 MNI = "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core import patch
+from ..core import FormatFault, patch
 from .dicom_frames import DicomFile, DicomFrame, DicomHeader, open_files, scan_dicom
-from .formats import FormatFault
 from .volumes import Volume, axcodes, reorient
 
 if TYPE_CHECKING:

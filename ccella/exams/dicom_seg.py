@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..core import FormatFault
 from .dicom import read_pixels
 from .dicom_frames import DicomFile, DicomFrame, frames_of, header_number, open_files, read_header
-from .formats import FormatFault
 from .volumes import Volume, axcodes, reorient
 
 if TYPE_CHECKING:

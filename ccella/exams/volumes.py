@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['SAME_GRID_VOXELS', 'axcodes', 'reorient', 'Volume', 'same_grid', 'mask_of', 'read_volume', 'nifti_bytes',
-           'write_volume', 'write_exam', 'write_cohort', 'read_truth', 'check_cohort']
+           'write_volume', 'write_exam', 'write_cohort', 'read_truth']
 
 # %% ../../nbs/1_exams/12_volumes.ipynb #a619211f
 import gzip
 import io
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from ..core import CcellaError, atomic_path, read_json, write_json
+from ..core import CcellaError, FormatFault, atomic_path, read_json, write_json
 from .cohort import Cohort, Exam
-from .formats import FormatFault, read_array
-from .tables import problem, raise_problems
+from .formats import read_array
+from .tables import problem
 
 # %% ../../nbs/1_exams/12_volumes.ipynb #944b8d8f
 def axcodes(affine: np.ndarray) -> str:
@@ -336,80 +335,3 @@ def read_truth(exam: Exam, name: str) -> Any:
     where = exam.truth or "truth"
     expected = "a map or JSON of that name"
     raise CcellaError(problem(exam.exam_id, where, f"no {name}", expected, "only phantoms have a known truth"))
-
-# %% ../../nbs/1_exams/12_volumes.ipynb #a6cd9af9
-def _value_problem(exam: Exam, path: Path, array: np.ndarray, is_mask: bool) -> list[str]:
-    """Say whether a volume holds one value only, or a mask more than two."""
-    low, high = array.min(), array.max()
-    if low == high:
-        found = f"the one value {low:g} in every voxel"
-        expected = "a mask with some of the gland in it" if is_mask else "an image"
-        return [problem(exam.exam_id, path, found, expected, "export the file again or leave it out")]
-    if is_mask and not np.isin(array, (low, high)).all():
-        found = f"{len(np.unique(array))} values"
-        advice = "make it 0 outside and 1 inside the gland"
-        return [problem(exam.exam_id, path, found, "a mask of two values", advice)]
-    return []
-
-
-def _grid_words(volume: Volume) -> str:
-    spacing = "×".join(f"{s:.3g}" for s in volume.spacing_mm)
-    origin = np.round(volume.affine[:3, 3], 1).tolist()
-    return f"{_times(volume.array.shape)} voxels of {spacing} mm from {origin}"
-
-# %% ../../nbs/1_exams/12_volumes.ipynb #0d04e200
-def _volume_problems(exam: Exam, sequences: Sequence[str]) -> tuple[list[str], Volume | None]:
-    """Open an exam's volumes; give what is wrong, and the first sequence that can be read."""
-    paths = {name: exam.files[name] for name in sequences if name in exam.files}
-    if exam.gland:
-        paths["gland"] = exam.gland
-    found: list[str] = []
-    first: tuple[str, Volume] | None = None
-    for name, path in paths.items():
-        try:
-            volume = read_volume(path, exam.exam_id)
-        except CcellaError as error:
-            found.append(str(error))
-            continue
-        found += _value_problem(exam, path, volume.array, name == "gland")
-        first = first or (name, volume)
-        if not same_grid(first[1], volume):
-            expected = f"the grid of {first[0]} ({_grid_words(first[1])})"
-            advice = "resample the exam onto one grid"
-            found.append(problem(exam.exam_id, path, _grid_words(volume), expected, advice))
-    return found, first[1] if first else None
-
-# %% ../../nbs/1_exams/12_volumes.ipynb #ea0bee34
-def _place_of(problem: str) -> str:
-    return problem.split(": found")[0]
-
-
-def check_cohort(
-    cohort: Cohort,
-    sequences: Sequence[str] | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
-) -> dict[str, Any]:
-    """Open every file of a cohort; give its `summary()` with the shapes and spacings met.
-
-    Args:
-        cohort: the exams.
-        sequences: names of sequences that every exam must have.
-        progress: wraps the loop over exams (such as `rich.progress.track`).
-
-    Raises:
-        CcellaError: anything is wrong; one error for all: files missing, cut short, blank, with NaN, on another grid,
-            reports not UTF-8.
-    """
-    found = cohort.problems(sequences)
-    known = {_place_of(text) for text in found}
-    firsts = []
-    for exam in progress(list(cohort)):
-        new, first = _volume_problems(exam, cohort.sequences)
-        found += [text for text in new if _place_of(text) not in known]
-        if first is not None:
-            firsts.append((_times(first.array.shape), first.spacing_mm))
-    raise_problems(found, cohort.root)
-    spacings = [spacing for _, spacing in firsts]
-    low, middle, high = np.round([np.min(spacings, 0), np.median(spacings, 0), np.max(spacings, 0)], 4).tolist()
-    shapes = dict(Counter(shape for shape, _ in firsts))
-    return {**cohort.summary(), "shapes": shapes, "spacing_mm": {"min": low, "median": middle, "max": high}}

@@ -27,6 +27,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset
 
 from ..core import CcellaError, atomic_path
+from ..exams.check import read_checked
 from ..exams.cohort import Cohort, Exam
 from ..exams.content import cohort_content
 from ..figures import Curve, curves
@@ -359,8 +360,8 @@ def _phantoms(run: Run, name: str, n: int) -> Cohort:
 def _own_cohort(run: Run, source: str, name: str) -> Cohort:
     """Take a cohort of one's own over: checked, labelled by the recipe's rule, split where it is not."""
     recipe = run.recipe()
-    cohort = Cohort.read(source).relabel(recipe.label_rule)
-    cohort.check([sequence.name for sequence in recipe.sequences])
+    needed = [sequence.name for sequence in recipe.sequences]
+    cohort = read_checked(source, needed).relabel(recipe.label_rule)
     is_split = (cohort.table.split != "").all()
     if not is_split:
         cohort = cohort.split(adaptation_request(run).seed)

@@ -220,8 +220,8 @@ def _agreement_section(page: Page, found: Mapping) -> None:
     page.text(
         "A detector built on the physics (low ADC, high HighB, low T2) looks for the most suspicious spot of every "
         "exam whose report claims a lesion of PI-RADS 4 or 5 on one side. 'Shuffled' holds the same spots against "
-        "other exams' reports: it is what a generator gets that does not read. A report that was not understood claims "
-        "nothing."
+        "other exams' reports: it is what a generator gets that does not read. A report that was not understood "
+        "claims nothing."
     )
     page.table([_agreement_row(key, real, synthetic) for key in ("side", "level", "zone", "place")])
     page.table(

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ..core import CcellaError, read_json, sha256, write_json
+from ..exams.check import read_checked
 from ..exams.cohort import Cohort, Exam
 from ..exams.content import cohort_content
 from ..exams.prepare import intensity_table, prepare_exam
@@ -97,9 +98,9 @@ def own_cohort(stage: Stage, source: Path) -> Cohort:
     Raises:
         CcellaError: a cohort that cannot be used.
     """
-    cohort = Cohort.read(source).relabel(stage.recipe.label_rule)
-    cohort.check([sequence.name for sequence in stage.recipe.sequences])
-    if not (cohort.table.split != "").all():
+    needed = [sequence.name for sequence in stage.recipe.sequences]
+    cohort = read_checked(source, needed).relabel(stage.recipe.label_rule)
+    if (cohort.table.split == "").all():
         cohort = cohort.split(stage.recipe.seed)
     if stage.run.cohort.is_dir():
         shutil.rmtree(stage.run.cohort)

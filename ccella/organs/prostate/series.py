@@ -19,10 +19,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from ...core import CcellaError
+from ...core import CcellaError, FormatFault
 from ...exams.dicom import DicomFolder, DicomStack, DicomStudy, read_dicom
 from ...exams.dicom_seg import DicomMask, DicomSegment, read_segments
-from ...exams.formats import FormatFault
 from ...exams.importing import Found, FoundExam, ImportNote, VolumeSource, left_out
 from ...exams.volumes import Volume, same_grid
 
