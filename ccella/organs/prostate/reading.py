@@ -10,7 +10,6 @@ import itertools
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -165,18 +164,15 @@ _LANGUAGES = _load_words(packaged("organs", "prostate", "reading.yaml"))
 REPORT_LANGUAGES = tuple(_LANGUAGES)
 _ENGLISH = _LANGUAGES["en"]
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #c9454b29
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #26311201
 _LEAST_KNOWN = 0.06  # of the words, by which a language is known
 _OF_NO_LANGUAGE = {"pi", "rads", "pirads", "mm", "cm", "x", "v"}
 
 
 def _language_of(text: str) -> str:
     """Name the language of a report; "" where it is not known."""
-    words = [word for word in re.findall(r"[^\W\d_]+", text.lower()) if word not in _OF_NO_LANGUAGE]
-    counts = Counter(words)
-    known = {}
-    for name, language in _LANGUAGES.items():
-        known[name] = sum(counts[word] for word in language.plain["known_by"])
+    words = set(re.findall(r"[^\W\d_]+", text.lower())) - _OF_NO_LANGUAGE
+    known = {name: len(words & language.plain["known_by"]) for name, language in _LANGUAGES.items()}
     best = max(known, key=known.get)
     return best if known[best] >= _LEAST_KNOWN * len(words) else ""
 
@@ -208,10 +204,10 @@ def _find_place(sentence: str, words: _Words = _ENGLISH) -> _Place | None:
     place = _parts_of_place(sentence, words)
     return None if None in place[:3] else place
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #3f0d745c
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #132d25af
 _NUMBER = r"\d+(?:[.,]\d+)?"
 _UNIT = r"(mm|cm|millim[eè]t\w+|[zc]entim[eè]t\w+)\b(?![23²³/])"
-_SIZE = re.compile(rf"({_NUMBER}(?: ?(?:mm|cm)? ?[x×] ?{_NUMBER})*) ?{_UNIT}", re.IGNORECASE)
+_SIZE = re.compile(rf"({_NUMBER}(?: ?(?:mm|cm)? ?[x×] ?{_NUMBER}){{0,3}}) ?{_UNIT}", re.IGNORECASE)
 _STANDARD = r"PI[- ]?RADS[™®]?"
 _VERSION = r"(?:[ -]?(?:v(?:ersion)? ?\d(?:\.\d)?|2\.[01])(?!\d))?"
 _BEFORE_DIGIT = r"(?:[^\d\n.;]{0,29}[^a-z\d\n.;#](?<!lesion )(?<!läsion )(?<!target ))?(?=\d)"
@@ -299,10 +295,12 @@ def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
         text = text[:start] + " " * (end - start) + text[end:]
     return text
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #7c2356f5
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #ffb11cf8
 def _without_denials(sentence: str, words: _Words = _ENGLISH) -> str:
     """Take out of a sentence what it denies."""
     spans = _denials(sentence, words)
+    if not spans:
+        return sentence
     left = _without(sentence, spans)
     denied = any(_about_lesions(sentence[start:end], words) for start, end in spans)
     is_bare = not (_NAMED.search(left) or _SIZE.search(left) or _about_lesions(left, words))
@@ -352,7 +350,7 @@ def _joined_at_abbreviations(parts: list[str], words: _Words) -> list[str]:
             joined.append(part)
     return joined
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #7e4f00c7
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #03099a4a
 _VALUE = rf"(?:{_CATEGORY.pattern.replace('(' + _DIGIT, '(?:' + _DIGIT)}|{_SIZE.pattern})"
 _FROM_TO = re.compile(
     rf"\b(?:from|von|de|da|van)\s+(?!1\s\w+\s5\b)(?:{_STANDARD}\s*)?{_NUMBER}\s*(?:mm|cm)?\s+(?:to|auf|à|a|naar)\s+(?=\S*\s?\d)",
@@ -370,8 +368,10 @@ def _is_past(clause: str, words: _Words) -> bool:
     """Say whether a clause speaks of the past alone."""
     if _is_gone(clause, words):
         return True
+    if not words.have("earlier", clause):
+        return False
     denies = any(_about_lesions(clause[start:end], words) for start, end in _denials(clause, words))
-    return words.have("earlier", clause) and (denies or not words.have("present", clause))
+    return denies or not words.have("present", clause)
 
 # %% ../../../nbs/2_organs/prostate/22_reading.ipynb #20e89a69
 def _without_old_values(text: str, words: _Words) -> str:
@@ -423,13 +423,8 @@ def _with_plain_lists(sentence: str, language: str = "en") -> str:
     sentence = scale.sub("", sentence)
     return categories.sub(written_out, _OF_FIVE.sub(r"\1", sentence))
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #12da7635
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #af7f3e52
 _MEANS = r"\s*(?:[:=(–—-]|means|indicates|bedeutet|signifie|indica|betekent)\s*(?:\w+\s+){0,2}?"
-
-
-def _is_explained(match: re.Match, words: _Words) -> bool:
-    """Say whether a category is followed by what it means."""
-    return bool(re.match(rf"{_MEANS}(?:{words['likelihood'].pattern})", match.string[match.end() :]))
 
 
 def _is_legend(sentence: str, words: _Words) -> bool:
@@ -446,16 +441,17 @@ def _without_legends(sentences: list[str], words: _Words) -> list[str]:
     explained = {digit for sentence in legend for digit in explanation.findall(sentence)}
     return [sentence for sentence in sentences if len(explained) < 2 or sentence not in legend]
 
-# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #ef0452a6
+# %% ../../../nbs/2_organs/prostate/22_reading.ipynb #41b2bb5a
 def _categories(text: str, words: _Words) -> list[int]:
     """List the categories that a text states, new ones first; explained ones only where there is no other."""
-    found = list(_CATEGORY.finditer(text))
-    plain = [match for match in found if not _is_explained(match, words)]
-    explained = [] if plain else found
+    plain, explained = [], []
+    for sentence in _sentences(text, words):
+        found = plain if not _is_legend(sentence, words) else explained
+        found += _CATEGORY.finditer(sentence)
 
     def is_old(match: re.Match) -> bool:
         """Whether no word of today stands right before a category."""
-        return not words.have("present", text[max(0, match.start() - 20) : match.start()])
+        return not words.have("present", match.string[max(0, match.start() - 20) : match.start()])
 
     return [_category_of(match) for match in sorted(plain, key=is_old) or explained]
 
