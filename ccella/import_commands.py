@@ -234,7 +234,7 @@ def import_folder(
     """Import NIfTI, MetaImage or NRRD files: by a table with a row per exam, by a pattern of paths, or both.
 
     Names that are usual (T2, t2w, DWI, hbv, ADC, PI-RADS, Befund, …) are known, for files and for columns. A table of
-    labels beside a pattern is joined by the patient's id.
+    labels beside a pattern is joined by the patient's id, and by the study where the pattern has one.
     """
     from ccella.exams.folders import find_by_pattern, find_by_table
 
@@ -244,7 +244,7 @@ def import_folder(
         raise typer.BadParameter("--sequence goes with --pattern; name columns by --column")
     if pattern:
         found = find_by_pattern(root, pattern, pairs_of("--sequence", sequence) or None)
-        found = _joined(found, table, column, sheet, "patient_id")
+        found = _joined(found, table, column, sheet, "study" if "{study}" in pattern else "patient_id")
     else:
         found = find_by_table(root, table, pairs_of("--column", column), sheet)
     finish_import(found, out, dry_run, workers, label_rule, crop, margin, keep_ids)

@@ -74,6 +74,7 @@ class Organ:
             known. The first is the rule of a cohort that names none.
         intensities: published 0.5% / mean / 99.5% by (institution, sequence), in scanner units.
         masks: names of the whole-number maps that an exam may have beside the mask of the gland.
+        mask_values: map → the values that it may have beside 0; a map that is not named may have any.
         details: further columns of a cohort: column → (lowest, highest) of a whole number, or the words it may hold.
         usual_names: sequence, mask or column → names that it has in folders and tables elsewhere.
         readers: fact → function that reads how a hospital writes it; raises `ValueError` where it cannot be read.
@@ -85,6 +86,7 @@ class Organ:
     label_rules: Mapping[str, Callable[[Facts], int | None]]
     intensities: Mapping[tuple[str, str], tuple[float, float, float]] = field(default_factory=dict)
     masks: tuple[str, ...] = ()
+    mask_values: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     details: Mapping[str, tuple[int, int] | tuple[str, ...]] = field(default_factory=dict)
     usual_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     readers: Mapping[str, Callable[[str], int]] = field(default_factory=dict)

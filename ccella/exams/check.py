@@ -195,16 +195,19 @@ def check_exam(exam: Exam, organ: Organ) -> ExamCheck:
         centre = _centre_of(mask_arrays.get("gland"))
         lines += [_remark_line(exam, remark) for remark in volume_remarks(arrays, mask_arrays, organ)]
     lines += _report_lines(exam) + _truth_lines(exam)
-    keys = {name: content_key(volume.array) for name, volume in volumes.items()}
+    keys = {name: content_key(volume.array, volume.affine) for name, volume in volumes.items()}
     return ExamCheck(exam.exam_id, tuple(lines), keys, tuple(map(int, shape)), tuple(spacing_mm), centre)
 
 # %% ../../nbs/1_exams/14_check.ipynb #c558c089
-def twin_exams(checks: Sequence[ExamCheck], sequences: Sequence[str]) -> dict[tuple[str, str], list[str]]:
+def twin_exams(
+    checks: Sequence[ExamCheck], sequences: Sequence[str], anywhere: bool = False
+) -> dict[tuple[str, str], list[str]]:
     """Give pairs of exams → the sequences whose voxels they share.
 
     Args:
         checks: of the exams, in their order.
         sequences: names of the sequences.
+        anywhere: also where the voxels lie at another place in the scanner.
     """
     pairs: dict[tuple[str, str], list[str]] = {}
     for name in sequences:
@@ -213,10 +216,26 @@ def twin_exams(checks: Sequence[ExamCheck], sequences: Sequence[str]) -> dict[tu
             key = check.keys.get(name)
             if key is None:
                 continue
+            key = key.partition(":")[0] if anywhere else key
             first = firsts.setdefault(key, check.exam_id)
             if first != check.exam_id:
                 pairs.setdefault((first, check.exam_id), []).append(name)
     return pairs
+
+# %% ../../nbs/1_exams/14_check.ipynb #49d33e80
+def _twin_lines(checks: Sequence[ExamCheck], cohort: Cohort) -> list[CheckLine]:
+    """Find exams that share the voxels of a sequence: at one place a fault, at another a note."""
+    parts = dict(zip(cohort.table.exam_id, cohort.table.split))
+    same = twin_exams(checks, cohort.sequences)
+    found = []
+    for (first, other), names in twin_exams(checks, cohort.sequences, anywhere=True).items():
+        where = f", in the parts {parts[first]} and {parts[other]}" if parts[first] != parts[other] else ""
+        is_fault = (first, other) in same
+        place = "" if is_fault else " at another place"
+        words = f"the voxels of exam {first} once more{place}{where}"
+        column = ", ".join(names)
+        found.append(CheckLine(other, column, words, "an exam of its own", "remove one of both", is_fault))
+    return found
 
 # %% ../../nbs/1_exams/14_check.ipynb #226c8567
 def _twin_lines(checks: Sequence[ExamCheck], cohort: Cohort) -> list[CheckLine]:
@@ -241,7 +260,7 @@ def _split_lines(cohort: Cohort) -> list[CheckLine]:
 
 # %% ../../nbs/1_exams/14_check.ipynb #f8841a76
 KEPT_CHECKS = ".checked.json"
-_FORM = 2  # of what is kept; raised when the rules change
+_FORM = 3  # of what is kept; raised when the rules change
 
 
 def _file_mark(path: Path | None) -> list:

@@ -9,6 +9,7 @@ __all__ = ['PLACEHOLDERS', 'KEYS', 'JOIN_KEYS', 'roles_of', 'walk_files', 'find_
 # %% ../../nbs/1_exams/15_folders.ipynb #fe1556d3
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from ccella.exams.importing import (
 )
 from .reports import report_fault, report_name
 from .sheets import Sheet, decode_text, fit_columns, read_sheet
-from .tables import exam_columns
+from .tables import CODE_COLUMN, exam_columns
 from ..recipe import DEFAULT_ORGAN, Organ, load_organ
 
 # %% ../../nbs/1_exams/15_folders.ipynb #4fba86f7
@@ -82,7 +83,7 @@ def _pattern_expression(pattern: str, names: Mapping[str, str]) -> re.Pattern:
             seen.add(place)
     if not {"id", "sequence"} <= seen:
         raise CcellaError("--pattern: found no {id} or no {sequence} in it, expected both; add them")
-    return re.compile("".join(parts))
+    return re.compile("".join(parts), re.IGNORECASE)
 
 # %% ../../nbs/1_exams/15_folders.ipynb #ce13c6d1
 def walk_files(root: Path) -> Iterator[Path]:
@@ -217,6 +218,7 @@ def find_by_pattern(
     root, known = Path(root), load_organ(organ)
     names = _role_names(sequences, known)
     expression = _pattern_expression(pattern, names)
+    roles = {name.lower(): role for name, role in names.items()}
     exams: dict[tuple[str, str], _Gathered] = {}
     others = []
     for path in walk_files(root):
@@ -227,7 +229,7 @@ def find_by_pattern(
         parts = match.groupdict()
         key = parts["id"], parts.get("study", "")
         gathered = exams.setdefault(key, _Gathered(*key, str(path.parent)))
-        gathered.files.setdefault(names[parts["sequence"]], []).append(path)
+        gathered.files.setdefault(roles[parts["sequence"].lower()], []).append(path)
     needed = _needed(exams.values(), known)
     made = [_found_of(_named(each, root), needed, known) for each in exams.values()]
     return _split_up(made, _unmatched(root, others) or _nothing(root, made))
@@ -253,21 +255,27 @@ def _nothing(root: Path, made: Sequence) -> list[ImportNote]:
 
 # %% ../../nbs/1_exams/15_folders.ipynb #c146db36
 KEYS = {
-    "patient_id": ("patient", "pid", "subject", "subject_id", "case", "case_id", "id", "patientid", "mrn"),
+    "patient_id": ("patient", "pid", "subject", "subject_id", "id", "patientid", "mrn"),
     "study": ("study_id", "exam", "exam_id", "scan", "visit", "session"),
     "accession": ("accession_number", "accession_no", "acc"),
     "date": ("study_date", "exam_date", "mri_date", "scan_date", "datum"),
     "report_text": ("report text", "findings", "befund", "rapport", "referto", "informe", "impression_and_findings"),
-    "institution": ("site", "center", "centre", "hospital"),
-    "split": ("part", "set", "subset"),
+    "institution": ("center", "centre", "hospital"),
 }
 
-# %% ../../nbs/1_exams/15_folders.ipynb #1cad694f
+# %% ../../nbs/1_exams/15_folders.ipynb #612983e9
+JOIN_KEYS = ("patient_id", "study", "accession", "date")
+
+
+_NOT_IMPORTED = ("exam_id", "truth", "source_exam_id")  # of a cohort's columns: an import gives them
+
+
 def usual_columns(organ: Organ) -> dict[str, tuple[str, ...]]:
     """Give wanted column → names that it has elsewhere, for a table of an organ's exams."""
     usual = dict(KEYS)
-    for name in (*roles_of(organ), *organ.facts, "label"):
-        usual[name] = tuple(organ.usual_names.get(name, ()))
+    for name in (*roles_of(organ), *exam_columns(organ)):
+        if name not in _NOT_IMPORTED:
+            usual.setdefault(name, tuple(organ.usual_names.get(name, ())))
     return usual
 
 
@@ -308,7 +316,7 @@ def _read_cells(row: Mapping[str, str], fitted: Mapping[str, str], organ: Organ)
 
 # %% ../../nbs/1_exams/15_folders.ipynb #5c1363cb
 def _table_row(sheet: Sheet, line: int, row: Mapping[str, str], fitted: Mapping[str, str], organ: Organ) -> TableRow:
-    keys = {name: row[fitted[name]] for name in ("patient_id", "study", "accession", "date") if name in fitted}
+    keys = {name: CODE_COLUMN.read(row[fitted[name]]) for name in JOIN_KEYS if name in fitted}
     files = {role: row[fitted[role]] for role in roles_of(organ) if role in fitted and row[fitted[role]]}
     cells, fault = _read_cells(row, fitted, organ)
     report = row[fitted["report_text"]].replace("\r\n", "\n") if "report_text" in fitted else ""
@@ -351,11 +359,11 @@ def _table_notes(sheet: Sheet, fitted: Mapping[str, str]) -> list[ImportNote]:
     notes = []
     if sheet.letters:
         notes.append(ImportNote(str(sheet.path), "letters that are not UTF-8", f"read as {sheet.letters}"))
-    others = [column for column in sheet.columns if column not in fitted.values()]
-    taken = ", ".join(fitted) or "none"
-    if others:
-        found = f"{len(others)} of {len(sheet.columns)} columns that are not known"
-        notes.append(ImportNote(str(sheet.path), found, f"not read; read are {taken}"))
+    places = {column: place for place, column in enumerate(sheet.columns, 1)}
+    taken = ", ".join(f"{name} from column {places[column]}" for name, column in fitted.items()) or "none"
+    others = len(sheet.columns) - len(fitted)
+    found = f"{len(sheet.columns)} columns, of which {others} are not known"
+    notes.append(ImportNote(str(sheet.path), found, f"read: {taken}"))
     return notes
 
 # %% ../../nbs/1_exams/15_folders.ipynb #43726a14
@@ -388,6 +396,8 @@ def _row_path(root: Path, cell: str) -> Path:
 def _exam_of_row(row: TableRow, root: Path, needed: Sequence[str], organ: Organ) -> FoundExam | ImportNote:
     if row.fault:
         return left_out(row.where, row.fault, "correct the cell or leave it empty")
+    if not row.keys.get("patient_id"):
+        return left_out(row.where, "no id of the patient", "fill the cell in; two exams of one patient need one id")
     no_path = _path_fault(row.files)
     if no_path:
         return left_out(
@@ -441,9 +451,6 @@ def find_by_table(
     return _split_up([_exam_of_row(row, root, needed, known) for row in rows], notes)
 
 # %% ../../nbs/1_exams/15_folders.ipynb #01d9be63
-JOIN_KEYS = ("patient_id", "study", "accession", "date")
-
-
 def plain_date(text: str) -> str:
     """Give a date as its eight digits: of 20210530, 2021-05-30 or 30.05.2021.
 
@@ -468,15 +475,23 @@ def _dated(patient: str, date: str) -> str:
         return ""
 
 
+def _key_in(keys: Mapping[str, str], key: str) -> str:
+    """Give what an exam or a row is joined by; a date or a study is told apart within its patient."""
+    if key == "date":
+        return _dated(keys.get("patient_id", ""), keys.get("date", ""))
+    if key == "study":
+        patient, study = keys.get("patient_id", ""), keys.get("study", "")
+        return f"{patient}\0{study}" if patient and study else ""
+    return keys.get(key, "")
+
+
 def _key_of_exam(exam: FoundExam, key: str) -> str:
     keys = {"patient_id": exam.patient, "study": exam.study, **exam.keys}
-    return _dated(exam.patient, keys.get("date", "")) if key == "date" else keys.get(key, "")
+    return _key_in(keys, key)
 
 
 def _key_of_row(row: TableRow, key: str) -> str:
-    if key == "date":
-        return _dated(row.keys.get("patient_id", ""), row.keys.get("date", ""))
-    return row.keys.get(key, "")
+    return _key_in(row.keys, key)
 
 # %% ../../nbs/1_exams/15_folders.ipynb #7b03d904
 def _joined(exam: FoundExam, rows: Sequence[TableRow]) -> FoundExam | ImportNote:
@@ -498,13 +513,27 @@ def _joined(exam: FoundExam, rows: Sequence[TableRow]) -> FoundExam | ImportNote
     return replace(exam, cells={**exam.cells, **said, **row.cells}, report=report)
 
 # %% ../../nbs/1_exams/15_folders.ipynb #3cdd1e1d
+def _joined_or_told(
+    exam: FoundExam, by_key: Mapping[str, Sequence[TableRow]], key: str, counts: Mapping[str, int]
+) -> FoundExam | ImportNote:
+    """Join an exam's row; a row of several exams is of one of them, and nobody knows of which."""
+    rows = by_key.get(key, [])
+    if rows and counts[key] > 1:
+        found = f"{len(rows)} rows of the table for {counts[key]} exams of one patient"
+        note = ImportNote(
+            exam.source, found, "nothing of them is taken: join by a key of the exam (date, accession, study)"
+        )
+        return replace(exam, notes=(*exam.notes, note))
+    return _joined(exam, rows)
+
+# %% ../../nbs/1_exams/15_folders.ipynb #fa0aae57
 def join_table(found: Found, rows: Sequence[TableRow], key: str = "patient_id") -> Found:
     """Give exams the cells and reports of a table's rows.
 
     Args:
         found: the exams.
         rows: of the table.
-        key: what joins them: patient_id, study, accession, or date (with the patient's id).
+        key: what joins them: patient_id, accession, or study or date (each with the patient's id).
 
     Raises:
         CcellaError: another key, or a table in which no row has it.
@@ -518,8 +547,9 @@ def join_table(found: Found, rows: Sequence[TableRow], key: str = "patient_id") 
     keyless = by_key.pop("", [])
     if not by_key:
         raise CcellaError(f"table: found no row with {key}, expected one to join by; name it by --column {key}=NAME")
-    made = [_joined(exam, by_key.get(_key_of_exam(exam, key), [])) for exam in found.exams]
-    there = {_key_of_exam(exam, key) for exam in found.exams}
+    counts = Counter(_key_of_exam(exam, key) for exam in found.exams)
+    made = [_joined_or_told(exam, by_key, _key_of_exam(exam, key), counts) for exam in found.exams]
+    there = set(counts)
     missing = [row for name, each in by_key.items() if name not in there for row in each]
     notes = [left_out(row.where, f"no exam with this {key} among the files", "add its files") for row in missing]
     notes += [left_out(row.where, f"a row without {key} that can be read", "fill it in") for row in keyless]

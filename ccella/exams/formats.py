@@ -336,6 +336,8 @@ def _read_meta(path: Path, raw: bytes) -> StoredArray:
     affine = _meta_affine(fields, len(shape))
     if not _is_true({"BinaryData": "True", **fields}, "BinaryData"):
         raise FormatFault("voxels written as text", "binary voxels", "convert the file")
+    if fields.get("HeaderSize", "0") != "0":
+        raise FormatFault("voxels that begin further behind", "voxels right behind the header", "convert the file")
     where = fields["ElementDataFile"]
     content = raw[begin:] if where.upper() == "LOCAL" else _data_beside(path, where)
     is_packed = _is_true(fields, "CompressedData")

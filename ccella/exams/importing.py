@@ -31,9 +31,10 @@ from ..core import CcellaError, FormatFault, atomic_path, seed_for
 from .cohort import Cohort
 from .formats import read_array, read_stack
 from .prepare import LEAST_COVERED, coverage, move_mask, move_volume
-from .rules import Remark, unit_factor, volume_remarks
-from .tables import REQUIRED_COLUMNS, exam_columns, read_table
-from .volumes import Volume, axcodes, mask_of, reorient, same_grid, write_exam
+from .reports import report_fault
+from .rules import Remark, content_key, unit_factor, volume_remarks
+from .tables import REQUIRED_COLUMNS, exam_columns, is_nothing, read_table
+from .volumes import Volume, axcodes, dtype_for, mask_of, reorient, same_grid, write_exam
 from ..recipe import DEFAULT_ORGAN, Organ, load_organ
 
 # %% ../../nbs/1_exams/14_importing.ipynb #13b2a32b
@@ -229,12 +230,22 @@ class ExamIds:
     patient_id: str
 
 
-ExamKey = tuple[str, str, str]  # patient, study and source, as the source has them
+ExamKey = tuple[str, str, str]  # patient and study as the source has them, and its first file
 
 
 def key_of(exam: FoundExam) -> ExamKey:
-    """Give what tells one found exam from another."""
-    return exam.patient, exam.study, exam.source
+    """Give what tells one found exam from another: its ids and its first file, wherever the command is given."""
+    return exam.patient, exam.study, _first_file(exam)
+
+
+def _absolute(path: Path) -> str:
+    return os.path.abspath(path)
+
+
+def _first_file(exam: FoundExam) -> str:
+    for source in exam.volumes.values():
+        return _absolute(source.paths[0])
+    return exam.source
 
 
 def _patient_key(key: ExamKey) -> str:
@@ -248,7 +259,7 @@ def _kept_ids(keys: Sequence[ExamKey]) -> dict[ExamKey, ExamIds]:
     for key in keys:
         patient, study, source = key
         name = f"{patient}_{study}" if study else patient
-        if not re.fullmatch(r"[A-Za-z0-9][\w.+=@-]*", name):
+        if is_nothing(patient) or not re.fullmatch(r"[A-Za-z0-9][\w.+=@-]*", name):
             found = "an id that is no name" if name else "no id of the patient"
             expected = "letters, digits and . _ - + = @"
             raise CcellaError(f"{source}: found {found}, expected {expected}; leave out --keep-ids")
@@ -294,8 +305,13 @@ MAP_COLUMNS = ("exam_id", "patient_id", "source_patient", "source_study", "sourc
 
 def map_path(out: str | os.PathLike) -> Path:
     """Give the path of a cohort's map of ids: `C.map.csv` beside the folder C."""
-    out = Path(out)
+    out = _named(Path(out))
     return out.with_name(f"{out.name}.map.csv")
+
+
+def _named(out: Path) -> Path:
+    """Give a folder by its name, where it was given as `.` or `..`."""
+    return out.resolve() if out.name in ("", "..") else out
 
 
 def _private_write(path: Path, text: str) -> None:
@@ -324,7 +340,7 @@ def _map_rows(exam: FoundExam, ids: ExamIds) -> list[dict[str, str]]:
     about = {**asdict(ids), "source_patient": exam.patient, "source_study": exam.study, "source": exam.source}
     rows = []
     for role, source in {**exam.volumes, **exam.masks}.items():
-        rows += [{**about, "role": role, "file": str(path)} for path in source.paths]
+        rows += [{**about, "role": role, "file": _absolute(path)} for path in source.paths]
     return rows
 
 # %% ../../nbs/1_exams/14_importing.ipynb #79685874
@@ -347,13 +363,15 @@ def read_map(path: str | os.PathLike) -> list[dict[str, str]]:
 
 # %% ../../nbs/1_exams/14_importing.ipynb #91b8f9b7
 def _key_in(row: Mapping[str, str]) -> ExamKey:
-    return row["source_patient"], row["source_study"], row["source"]
+    return row["source_patient"], row["source_study"], row["file"]
 
 
 def _known_ids(rows: Iterable[Mapping[str, str]]) -> dict[ExamKey, ExamIds]:
     ids = {}
     for row in rows:
-        ids[_key_in(row)] = ExamIds(row["exam_id"], row["patient_id"])
+        each = ExamIds(row["exam_id"], row["patient_id"])
+        if each not in ids.values():  # the first file of an exam is its key
+            ids[_key_in(row)] = each
     return ids
 
 
@@ -367,8 +385,9 @@ def write_map(out: str | os.PathLike, exams: Sequence[FoundExam], ids: Mapping[E
     """
     path = map_path(out)
     new = [row for exam in exams for row in _map_rows(exam, ids[key_of(exam)])]
-    replaced = {key_of(exam) for exam in exams}
-    kept = [row for row in read_map(path) if _key_in(row) not in replaced]
+    before = read_map(path)
+    again = {ids.exam_id for key, ids in _known_ids(before).items() if key in {key_of(exam) for exam in exams}}
+    kept = [row for row in before if row["exam_id"] not in again]
     _private_write(path, _csv_text(MAP_COLUMNS, kept + new))
     return path
 
@@ -408,22 +427,25 @@ def _in_unit(name: str, volume: Volume, organ: Organ) -> tuple[Volume, str]:
     return scaled, f"multiplied by {factor:,.0f} to be in {rule.unit}"
 
 # %% ../../nbs/1_exams/14_importing.ipynb #5c9bf611
-def _placed_masks(masks: Mapping[str, Volume], first: Volume, said: dict[str, str]) -> dict[str, np.ndarray]:
+def _placed_masks(
+    masks: Mapping[str, Volume], first: Volume, said: dict[str, str], remarks: list[Remark]
+) -> dict[str, np.ndarray]:
+    """Put masks onto the grid; one of which nothing is left is a fault, for an empty map would say: no lesion."""
     placed = {}
     for name, mask in masks.items():
         is_there = same_grid(first, mask)
         moved = mask if is_there else move_mask(mask, first)
         is_soft = bool((moved.array != np.rint(moved.array)).any())
         is_plain = name == "gland" or is_soft
-        placed[name] = (mask_of(moved.array) if is_plain else moved.array).astype(np.uint8)
-        lost = mask_of(mask.array).any() and not placed[name].any()
-        how = "on the grid" if is_there else "resampled onto the grid"
-        if lost:
-            how += ", where nothing of it is left"
-        said[name] = f"{_grid_said(mask)}: {how}"
+        array = (mask_of(moved.array) if is_plain else moved.array).astype(np.uint8)
+        if mask_of(mask.array).any() and not array.any():
+            remarks.append(Remark(name, "a mask beside the scan", "one that meets it", "name the mask of this exam"))
+            continue
+        placed[name] = array
+        said[name] = f"{_grid_said(mask)}: {'on the grid' if is_there else 'resampled onto the grid'}"
     return placed
 
-
+# %% ../../nbs/1_exams/14_importing.ipynb #92b70071
 def _check_masks(masks: Mapping[str, Volume], organ: Organ) -> list[Remark]:
     return volume_remarks({}, {name: mask.array for name, mask in masks.items()}, organ)
 
@@ -440,7 +462,7 @@ def place_exam(volumes: Mapping[str, Volume], masks: Mapping[str, Volume], organ
     said: dict[str, str] = {}
     remarks = _check_masks(masks, organ)
     faulty = {remark.name for remark in remarks if remark.is_fault}
-    placed_masks = _placed_masks({k: v for k, v in masks.items() if k not in faulty}, first, said)
+    placed_masks = _placed_masks({k: v for k, v in masks.items() if k not in faulty}, first, said, remarks)
     gland = placed_masks.get("gland")
     placed = {}
     for name, volume in volumes.items():
@@ -531,6 +553,8 @@ class ImportedExam:
     row: dict[str, str] | None
     notes: list[ImportNote]
     series: list[dict[str, str]]
+    source: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
 
 # %% ../../nbs/1_exams/14_importing.ipynb #abb75cd9
 @dataclass
@@ -651,6 +675,9 @@ def import_exam(exam: FoundExam, ids: ExamIds, out: str | os.PathLike, options: 
         if row["role"] not in exam.volumes:  # of those that were chosen more is said when they are placed
             attempt.tell(row["role"], row["found"], row["decision"])
     row = _check_cells(attempt, organ, options.rule)
+    kind = report_fault(exam.report.encode())
+    if kind:
+        attempt.refuse(exam.source, f"report: {kind}", "plain text", "name a column of plain text")
     volumes = _read_sources(attempt, _ordered(exam, organ), needed=True)
     masks = _read_sources(attempt, exam.masks, needed=False)
     if volumes and len(volumes) == len(exam.volumes):
@@ -660,7 +687,8 @@ def import_exam(exam: FoundExam, ids: ExamIds, out: str | os.PathLike, options: 
             placed = crop_exam(placed, options.margin_mm) if options.crop else placed
             _tell_placed(attempt, placed)
             row |= _write_or_refuse(attempt, out, placed)
-    return ImportedExam(None if attempt.is_out else row, attempt.notes, attempt.series)
+    keys = {name: content_key(volume.array, volume.affine) for name, volume in volumes.items()}
+    return ImportedExam(None if attempt.is_out else row, attempt.notes, attempt.series, exam.source, keys)
 
 # %% ../../nbs/1_exams/14_importing.ipynb #aa928aed
 def _write_or_refuse(attempt: _Attempt, out: str | os.PathLike, placed: PlacedExam) -> dict[str, str]:
@@ -677,7 +705,8 @@ def _write_placed(out: str | os.PathLike, ids: ExamIds, placed: PlacedExam, repo
     masks = dict(placed.masks)
     gland = masks.pop("gland", None)
     text = report or None
-    return write_exam(out, ids.exam_id, placed.volumes, placed.affine, gland, text, masks=masks)
+    dtypes = {name: dtype_for(array) for name, array in placed.volumes.items()}
+    return write_exam(out, ids.exam_id, placed.volumes, placed.affine, gland, text, dtype=dtypes, masks=masks)
 
 # %% ../../nbs/1_exams/14_importing.ipynb #285f6b7f
 def _stamp(exam: FoundExam, ids: ExamIds, options: ImportOptions) -> str:
@@ -692,6 +721,7 @@ def _stamp(exam: FoundExam, ids: ExamIds, options: ImportOptions) -> str:
 
 
 def _state_folder(out: Path) -> Path:
+    out = _named(out)
     return out.with_name(f"{out.name}.import")
 
 
@@ -705,15 +735,14 @@ def _done_before(out: Path, ids: ExamIds, stamp: str) -> ImportedExam | None:
     if not path.is_file():
         return None
     kept = json.loads(path.read_text(encoding="utf-8"))
-    if kept["stamp"] != stamp:
-        return None
-    row = kept["row"]
-    if row is None:
+    row = kept.get("row")
+    if kept.get("stamp") != stamp or row is None or "keys" not in kept:
         return None
     files = [cell for name, cell in row.items() if str(cell).startswith(f"exams/{ids.exam_id}/")]
     if not all((out / cell).is_file() for cell in files):
         return None
-    return ImportedExam(row, [ImportNote(**note) for note in kept["notes"]], kept["series"])
+    notes = [ImportNote(**note) for note in kept["notes"]]
+    return ImportedExam(row, notes, kept["series"], kept["source"], kept["keys"])
 
 # %% ../../nbs/1_exams/14_importing.ipynb #07c27d12
 def _import_or_keep(task: tuple[FoundExam, ExamIds], out: Path, options: ImportOptions) -> ImportedExam:
@@ -723,8 +752,7 @@ def _import_or_keep(task: tuple[FoundExam, ExamIds], out: Path, options: ImportO
     if before:
         return before
     made = import_exam(exam, ids, out, options)
-    kept = {"stamp": stamp, "row": made.row, "notes": [asdict(note) for note in made.notes], "series": made.series}
-    _private_write(_state_path(out, ids), json.dumps(kept))
+    _private_write(_state_path(out, ids), json.dumps({"stamp": stamp, **asdict(made)}))
     return made
 
 # %% ../../nbs/1_exams/14_importing.ipynb #2fc1a06a
@@ -770,6 +798,18 @@ def _refuse_other_folder(out: Path, exams: Iterable[FoundExam]) -> None:
                 )
 
 # %% ../../nbs/1_exams/14_importing.ipynb #c87566b5
+def _refuse_other_exams(out: Path, ids: Iterable[ExamIds]) -> None:
+    """Refuse to replace exams that an earlier import brought in and this one does not know."""
+    now = {each.exam_id for each in ids}
+    lost = sorted(exam_id for exam_id in _begun(out) if _NEW_ID.fullmatch(exam_id) and exam_id not in now)
+    table = out / "cohort.csv"
+    if lost and table.is_file():
+        raise CcellaError(
+            f"{out}: found {len(lost)} exams of an earlier import that are not among these sources "
+            f"(the first is {lost[0]}), expected the same sources or more; choose another folder and `ccella merge`"
+        )
+
+# %% ../../nbs/1_exams/14_importing.ipynb #db7a2dcc
 def _run_tasks(work: Callable, tasks: Sequence, workers: int, progress: Callable) -> list[ImportedExam]:
     try:
         with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
@@ -851,6 +891,7 @@ def import_exams(
     load_organ(options.organ).check_rule(options.rule)
     ids = _ids_of(found, out, options)
     _refuse_other_folder(out, found.exams)
+    _refuse_other_exams(out, (ids[key_of(exam)] for exam in found.exams))
     notes = list(found.notes)
     if not found.exams:
         return ImportResult(None, 0, tuple(notes))
@@ -858,6 +899,7 @@ def import_exams(
     tasks = [(exam, ids[key_of(exam)]) for exam in found.exams]
     _private_folder(_state_folder(out))
     made = _run_tasks(partial(_import_or_keep, out=out, options=options), tasks, workers, progress)
+    made = _without_twins(made)
     notes += [note for each in made for note in each.notes]
     cohort = _write_table(out, made, options)
     return ImportResult(cohort, len(found.exams), tuple(notes))
@@ -868,9 +910,31 @@ def _private_folder(path: Path) -> None:
     path.chmod(0o700)
 
 
+def _without_twins(made: Sequence[ImportedExam]) -> list[ImportedExam]:
+    """Leave out each exam whose voxels, of any sequence, came in before."""
+    owners: dict[tuple[str, str], str] = {}
+    kept = []
+    for each in made:
+        if each.row is None:
+            kept.append(each)
+            continue
+        twins = [owners[pair] for pair in each.keys.items() if pair in owners]
+        owners |= {pair: each.source for pair in each.keys.items() if pair not in owners and not twins}
+        kept.append(_as_twin(each, twins[0]) if twins else each)
+    return kept
+
+
+def _as_twin(exam: ImportedExam, first: str) -> ImportedExam:
+    note = left_out(exam.source, f"the voxels of {first} once more", "name each exam once")
+    row = {"exam_id": exam.row["exam_id"], "role": "", "found": "the voxels of another exam", "decision": "left out"}
+    return ImportedExam(None, [*exam.notes, note], [*exam.series, row], exam.source, exam.keys)
+
+# %% ../../nbs/1_exams/14_importing.ipynb #9be6cd9b
 def _write_table(out: Path, made: Sequence[ImportedExam], options: ImportOptions) -> Cohort | None:
     """Write the cohort's tables last; None, and no table, where no exam came in."""
     rows = [each.row for each in made if each.row is not None]
+    if not rows and (out / "cohort.csv").is_file():
+        return None  # what came in before stays: a disk that is not there must not empty a cohort
     told = {row["exam_id"] for each in made for row in each.series}
     _remove_leftovers(out, _begun(out) | told, {row["exam_id"] for row in rows})
     series = _csv_text(IMPORT_COLUMNS, [row for each in made for row in each.series])

@@ -18,7 +18,13 @@ _OTHER_FILES = {
     b"%PDF": "PDF",
     b"\xd0\xcf\x11\xe0": "a document of an old Office",
     b"\x1f\x8b": "a gzip file",
+    b"MSH|": "an HL7 message",
 }
+
+# %% ../../nbs/1_exams/10_reports.ipynb #5381f3d6
+_TAG = re.compile(rb"</?(?:html|body|div|span|table|tr|td|p|br|b|i|u)(?:\s[^<>]*)?/?>", re.IGNORECASE)
+
+
 _MARKUP = (b"<!doctype html", b"<html", b"<?xml")
 
 
@@ -28,11 +34,11 @@ def report_fault(raw: bytes) -> str:
     Args:
         raw: the file's bytes, or its first thousand.
     """
+    head = raw[:1000].lstrip(b"\xef\xbb\xbf \r\n\t")
     for start, kind in _OTHER_FILES.items():
-        if raw.startswith(start):
+        if head.startswith(start):
             return kind
-    head = raw[:400].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    if head.startswith(_MARKUP):
+    if head.lower().startswith(_MARKUP) or _TAG.search(head):
         return "HTML or XML"
     is_marked = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
     return "binary, with NUL bytes" if b"\0" in raw and not is_marked else ""

@@ -9,7 +9,6 @@ __all__ = ['decode_text', 'Sheet', 'read_sheet', 'plain_name', 'fit_columns']
 import re
 import unicodedata
 import warnings
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -67,19 +66,42 @@ def _chosen_sheet(book: Any, sheet: str | None, where: str) -> Any:
     return filled[0]
 
 
-def _excel_lines(path: Path, sheet: str | None) -> list[list[str]]:
+def _open_book(path: Path, data_only: bool) -> Any:
+    """Open a workbook, with the values that Excel last computed or with its formulas."""
     import openpyxl  # only tables of Excel need it
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            book = openpyxl.load_workbook(path, data_only=True)
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, OSError, AttributeError, IndexError):
+            return openpyxl.load_workbook(path, data_only=data_only)
+    except Exception:  # a damaged workbook fails in any of its many parts
+        found = "no workbook that can be read"
+        raise CcellaError(f"{path}: found {found}, expected .xlsx; save it again, or as CSV") from None
+
+# %% ../../nbs/1_exams/14_sheets.ipynb #5edf1a5c
+def _fill_merged(page: Any) -> None:
+    """Give every cell of a merged range the value of its first."""
+    for area in list(page.merged_cells.ranges):
+        value = page.cell(area.min_row, area.min_col).value
+        page.unmerge_cells(str(area))
+        for row in page.iter_rows(area.min_row, area.max_row, area.min_col, area.max_col):
+            for cell in row:
+                cell.value = value
+
+
+def _excel_lines(path: Path, sheet: str | None) -> list[list[str]]:
+    page = _chosen_sheet(_open_book(path, True), sheet, str(path))
+    formulas = _open_book(path, False)[page.title]
+    lost = 0
+    for values, written in zip(page.iter_rows(), formulas.iter_rows()):
+        pairs = zip(values, written)
+        lost += sum(value.value is None and str(cell.value).startswith("=") for value, cell in pairs)
+    if lost:
         raise CcellaError(
-            f"{path}: found no workbook that can be read, expected .xlsx; save it again or as CSV"
-        ) from None
-    rows = _chosen_sheet(book, sheet, str(path)).iter_rows(values_only=True)
-    return [[_excel_text(value) for value in row] for row in rows]
+            f"{path}: found {lost} formulas without a value, expected values; open it in Excel and save it again"
+        )
+    _fill_merged(page)
+    return [[_excel_text(value) for value in row] for row in page.iter_rows(values_only=True)]
 
 # %% ../../nbs/1_exams/14_sheets.ipynb #7d436338
 @dataclass(frozen=True)
@@ -115,7 +137,7 @@ def _check_sheet_header(header: Sequence[str], where: str) -> None:
     if doubled:
         raise CcellaError(f"{where}: found a column name twice, expected each once; rename one of {len(doubled)}")
 
-
+# %% ../../nbs/1_exams/14_sheets.ipynb #7a0de85d
 def read_sheet(path: str | Path, sheet: str | None = None) -> Sheet:
     """Read a CSV or Excel file as text.
 

@@ -175,6 +175,9 @@ def split_lines(text: str, where: str) -> list[list[str]]:
         CcellaError: no table.
     """
     csv.field_size_limit(2**30)  # a cell may be a whole report
+    named = re.match(r"sep=(.)\r?\n", text)  # Excel's own mark of the separator
+    if named:
+        return [[], *_lines_by(text[named.end() :], named[1])]
     best: list[list[str]] = []
     for separator in SEPARATORS:
         try:

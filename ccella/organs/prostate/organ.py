@@ -41,7 +41,7 @@ def read_pirads(text: str) -> int:
     Raises:
         ValueError: no category, or more than one.
     """
-    match = re.fullmatch(_PIRADS_WORDS + r"([1-5])(?:\.0)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(_PIRADS_WORDS + r"([1-5])(?:[.,]0)?", text.strip(), re.IGNORECASE)
     if not match:
         raise ValueError("no PI-RADS category")
     return int(match[1])
@@ -73,7 +73,7 @@ def read_isup(text: str) -> int:
     gleason = re.fullmatch(r"(?:gleason)?\s*(?:score|gs)?\s*[:=]?" + patterns, text.strip(), re.IGNORECASE)
     if gleason:
         return gleason_grade(int(gleason[1]), int(gleason[2]))
-    grade = re.fullmatch(_ISUP_WORDS + r"([0-5])(?:\.0)?", text.strip(), re.IGNORECASE)
+    grade = re.fullmatch(_ISUP_WORDS + r"([0-5])(?:[.,]0)?", text.strip(), re.IGNORECASE)
     if not grade:
         raise ValueError("no ISUP grade")
     return int(grade[1])
@@ -89,7 +89,7 @@ USUAL_NAMES = {
     "report": ("report_file", "report_path", "text_file"),
     "pirads": ("pi_rads", "pirads_score", "max_pirads", "pirads_category", "pirads_max", "pirads_v2"),
     "isup": ("isup_grade", "grade_group", "ggg", "case_isup", "gleason_grade_group", "max_isup", "isup_gg"),
-    "label": ("cspca", "case_cspca", "target"),
+    "label": ("cspca", "case_cspca"),
 }
 
 # %% ../../../nbs/2_organs/prostate/20_organ.ipynb #2f9157b9
@@ -107,6 +107,7 @@ ORGAN = Organ(
         ("2", "adc"): (0, 766, 3105),
     },
     masks=("lesions", "zones"),  # a label map; 1 = peripheral zone, 2 = transition zone
+    mask_values={"zones": (1, 2)},
     details={"highb_b": (0, 10000), "highb_source": ("acquired", "scanner", "computed")},  # b in s/mm²
     usual_names=USUAL_NAMES,
     readers={"pirads": read_pirads, "isup": read_isup},

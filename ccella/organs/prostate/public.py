@@ -111,7 +111,7 @@ _UNREADABLE = (
     nib.spatialimages.HeaderDataError,
 )
 
-
+# %% ../../../nbs/2_organs/prostate/29_public.ipynb #6e60e6e3
 def _header_of(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Read a file's shape and affine (to RAS+ millimetres), not its voxels."""
     if not path.name.lower().endswith(".mha"):
@@ -276,10 +276,12 @@ def _picai_exam(about: _Picai, key: _Key, files: Mapping[str, Sequence[Path]]) -
         faults = "; ".join(row.faults)
         raise _LeftOut(f"{faults}, in its row of {about.sheet.path}")
     unlisted = (f"no row of it in {about.sheet.path}", "PI-RADS, ISUP and label are unknown")
+    name = "_".join(key)
+    if about.parts and name not in about.parts:
+        raise _LeftOut("no part of it in the splits")
     remarks = list(row.remarks) if row else [unlisted]
     volumes = _picai_volumes(files)
     scan = volumes["axt2"].path
-    name = "_".join(key)
     masks = _picai_masks(about.labels, name, scan, about.ai_lesions, remarks)
     patient, study = key
     exam = FoundExam(
@@ -333,11 +335,7 @@ def _set_notes(about: _Picai, images: Path, files: Mapping, exams: Sequence[Foun
     absent = sum(key not in files for key in about.sheet.rows)
     if absent:
         n = len(about.sheet.rows)
-        notes.append(left_out(sheet, f"{absent} of {n} rows without images in {images}"))
-    unplaced = sum("split" not in exam.cells for exam in exams)
-    if about.parts and unplaced:
-        found = f"{unplaced} of {len(exams)} exams that the splits do not name"
-        notes.append(ImportNote(str(images), found, "they are in no part"))
+        notes.append(ImportNote(sheet, f"{absent} of {n} rows without images in {images}", "not imported"))
     found = "no word on the b-value of hbv, which is 1000 or more, acquired or calculated"
     notes.append(ImportNote(str(images), found, "highb_b and highb_source stay unknown"))
     if about.compose:
