@@ -474,8 +474,10 @@ def export_cohort(
         progress: wraps the loop over results, whose number is the second argument.
 
     Raises:
-        CcellaError: a folder with other files in it, or one inside the cohort.
+        CcellaError: no exams, a folder with other files in it, or one inside the cohort.
     """
+    if not len(cohort):
+        raise CcellaError(f"{cohort.root}: found no exam to export, expected at least one; choose another part")
     out, names = Path(out), name_exams(cohort)
     _begin_export(out, cohort, _name_table(cohort, names, layout.name))
     plan = _Plan(out, layout, cohort.organ.name, _key_of_export(cohort, layout.name), reports, arrange)
