@@ -6,6 +6,7 @@
 __all__ = ['COMMAND_ROOMS', 'main']
 
 # %% ../nbs/7_cli/74_cli.ipynb #f7d9a75d
+import logging
 import os
 import sys
 import warnings
@@ -23,6 +24,8 @@ def _prepare_process(debug: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a fork warns
     if not debug:
         warnings.filterwarnings("ignore")
+        for library in ("nibabel", "pydicom"):  # they name neither exam nor file
+            logging.getLogger(library).setLevel(logging.CRITICAL)
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):
             stream.reconfigure(errors="replace")

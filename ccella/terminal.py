@@ -182,6 +182,10 @@ def error_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         file = error.filename or "a file"
         return f"{file}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return (
+            "found too little memory for this, expected more; use fewer --workers or a smaller --batch, or crop exams"
+        )
     where = traceback.extract_tb(error.__traceback__)[-1]
     kind, file = type(error).__name__, Path(where.filename).name
     return (

@@ -12,7 +12,7 @@ import pytest
 from runs import COMMANDS, MARKER, REPORT, ccella, state, write_generator
 from typer.testing import CliRunner
 
-WITHOUT_DEFAULTS = ("check", "describe", "recipes")
+WITHOUT_DEFAULTS = ("describe", "merge", "recipes")
 ROOT = Path(__file__).resolve().parents[1]
 START = "from ccella.cli import main; main()"
 HEAVY = ("torch", "pandas", "numpy", "scipy", "monai", "transformers", "diffusers", "ccella.core")

@@ -162,3 +162,20 @@ def test_memory_does_not_grow_with_the_number_of_exams(tmp_path):
         peaks[count] = int(done.stdout.splitlines()[-1])
     print(peaks)
     assert peaks[2000] <= 1.2 * peaks[200]
+
+
+@pytest.mark.by_hand
+def test_two_thousand_exams_are_checked_in_two_minutes(tmp_path):
+    """A first look with two processes, and a second that opens nothing."""
+    for number in range(2000):
+        write_exam(tmp_path / "in" / f"{number:05d}", number, (32, 32, 8))
+    began = time.monotonic()
+    assert ccella("import", "folder", tmp_path / "in", pattern=PATTERN, out=tmp_path / "C", workers=2).code == 0
+    seconds = {"import": time.monotonic() - began}
+    for look in ("first", "second"):
+        began = time.monotonic()
+        assert ccella("check", tmp_path / "C", workers=2).code == 0
+        seconds[look] = time.monotonic() - began
+    print(seconds)
+    assert seconds["first"] < 120
+    assert seconds["second"] < 0.2 * seconds["first"]

@@ -13,10 +13,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..core import CcellaError
+from ..core import CcellaError, FormatFault
 from .formats import SUFFIXES
-from .importing import FileSource, Found, FoundExam, ImportNote, left_out
-from .reports import report_fault
+from ccella.exams.importing import (
+    FileSource,
+    Found,
+    FoundExam,
+    ImportNote,
+    StackSource,
+    VolumeSource,
+    b_values_beside,
+    left_out,
+)
+from .reports import report_fault, report_name
 from .sheets import Sheet, decode_text, fit_columns, read_sheet
 from .tables import exam_columns
 from ..recipe import DEFAULT_ORGAN, Organ, load_organ
@@ -51,7 +60,7 @@ def _role_names(named: Mapping[str, str] | None, organ: Organ) -> dict[str, str]
 # %% ../../nbs/1_exams/15_folders.ipynb #8511e78e
 PLACEHOLDERS = ("id", "study", "sequence")
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #4101fad4
 def _pattern_expression(pattern: str, names: Mapping[str, str]) -> re.Pattern:
     """Turn a pattern of paths into a regular expression with a group for each placeholder."""
     seen: set[str] = set()
@@ -130,6 +139,21 @@ def _read_report(path: Path) -> tuple[str, str]:
     return text.replace("\r\n", "\n").strip(), fault
 
 # %% ../../nbs/1_exams/15_folders.ipynb #007bcec6
+def _source_of(path: Path) -> FileSource | StackSource:
+    """Give a file as one volume, or as a stack where its b-values lie beside it."""
+    b_values = b_values_beside(path)
+    return StackSource(path, b_values) if len(b_values) > 1 else FileSource(path)
+
+
+def _stack_cells(volumes: Mapping[str, VolumeSource], organ: Organ) -> dict[str, str]:
+    """Give the b-value of each sequence that is taken from a stack, where the organ has a column for it."""
+    cells = {}
+    for name, source in volumes.items():
+        if isinstance(source, StackSource) and f"{name}_b" in organ.details:
+            cells |= {f"{name}_b": f"{source.highest_smm2:g}", f"{name}_source": "acquired"}
+    return cells
+
+# %% ../../nbs/1_exams/15_folders.ipynb #6fdc5335
 def _found_of(gathered: _Gathered, needed: Sequence[str], organ: Organ) -> FoundExam | ImportNote:
     """Make an exam of its files, or say why it is left out."""
     fault = _fault_of(gathered, needed)
@@ -138,16 +162,22 @@ def _found_of(gathered: _Gathered, needed: Sequence[str], organ: Organ) -> Found
     files = {role: paths[0] for role, paths in gathered.files.items()}
     report, wrong = _read_report(files["report"]) if "report" in files else ("", "")
     if wrong:
-        return left_out(str(files["report"]), f"report: {wrong}, expected plain text", "save it as text, UTF-8")
-    sequences = [rule.name for rule in organ.sequences]
+        told = report_name(files["report"])
+        where = gathered.source if told != str(files["report"]) else told
+        return left_out(where, f"report: {wrong}, expected plain text", "save it as text, UTF-8")
+    sequences = [rule.name for rule in organ.sequences if rule.name in files]
+    try:
+        volumes = {name: _source_of(files[name]) for name in sequences}
+    except FormatFault as wrong_list:
+        return left_out(gathered.source, f"{wrong_list.found}, expected {wrong_list.expected}", wrong_list.advice)
     return FoundExam(
         source=gathered.source,
         patient=gathered.patient,
         study=gathered.study,
-        volumes={name: FileSource(files[name]) for name in sequences if name in files},
+        volumes=volumes,
         masks={name: FileSource(files[name]) for name in ("gland", *organ.masks) if name in files},
         report=report,
-        cells={"report_source": "written"} if report else {},
+        cells={**_stack_cells(volumes, organ), **({"report_source": "written"} if report else {})},
     )
 
 # %% ../../nbs/1_exams/15_folders.ipynb #973afb6c
@@ -276,7 +306,7 @@ def _read_cells(row: Mapping[str, str], fitted: Mapping[str, str], organ: Organ)
             fault = f"a cell of {name} that cannot be read"
     return cells, fault
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #5c1363cb
 def _table_row(sheet: Sheet, line: int, row: Mapping[str, str], fitted: Mapping[str, str], organ: Organ) -> TableRow:
     keys = {name: row[fitted[name]] for name in ("patient_id", "study", "accession", "date") if name in fitted}
     files = {role: row[fitted[role]] for role in roles_of(organ) if role in fitted and row[fitted[role]]}
@@ -328,15 +358,41 @@ def _table_notes(sheet: Sheet, fitted: Mapping[str, str]) -> list[ImportNote]:
         notes.append(ImportNote(str(sheet.path), found, f"not read; read are {taken}"))
     return notes
 
+# %% ../../nbs/1_exams/15_folders.ipynb #43726a14
+_LONGEST_CELL = 1000  # of a path
+
+
+def _no_path(role: str, cell: str) -> bool:
+    """Say whether a cell cannot be the path of a file in a role; it may be the report, and is not repeated then."""
+    name = Path(cell.replace("\\", "/")).name
+    if len(cell) > _LONGEST_CELL or not cell.isprintable() or len(name.encode()) > 255:
+        return True
+    if role == "report":
+        return report_name(Path(name)) != name
+    return not name.lower().endswith(SUFFIXES)
+
+
+def _path_fault(files: Mapping[str, str]) -> str:
+    """Say which cell is no path, by its length alone; "" where all are."""
+    for role, cell in files.items():
+        if _no_path(role, cell):
+            return f"a cell of {role} of {len(cell)} characters that is no path of such a file"
+    return ""
+
 
 def _row_path(root: Path, cell: str) -> Path:
-    path = Path(cell.replace("\\", "/")).expanduser()
+    path = Path(cell.replace("\\", "/"))
     return path if path.is_absolute() else root / path
 
 # %% ../../nbs/1_exams/15_folders.ipynb #6f18ae88
 def _exam_of_row(row: TableRow, root: Path, needed: Sequence[str], organ: Organ) -> FoundExam | ImportNote:
     if row.fault:
         return left_out(row.where, row.fault, "correct the cell or leave it empty")
+    no_path = _path_fault(row.files)
+    if no_path:
+        return left_out(
+            row.where, no_path, 'a report\'s text is named by --column report_text=NAME; "" reads no column'
+        )
     paths = {role: [_row_path(root, cell)] for role, cell in row.files.items()}
     gathered = _Gathered(row.keys.get("patient_id", ""), row.keys.get("study", ""), row.where, paths)
     if row.report and "report" in paths:
@@ -403,7 +459,7 @@ def plain_date(text: str) -> str:
         raise ValueError("no date")
     return f"{dotted[3]}{int(dotted[2]):02d}{int(dotted[1]):02d}"
 
-
+# %% ../../nbs/1_exams/15_folders.ipynb #ec71eaad
 def _dated(patient: str, date: str) -> str:
     """Give the key of a patient's visit; "" where one of both is not known or the date cannot be read."""
     try:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'SMALLEST_MM', 'LARGEST_MM', 'MOST_SHEAR', 'MOST_PACKING', 'SLACK', 'MOST_CONTRADICTION_MM', 'StoredArray',
-           'check_affine', 'is_gzip', 'read_array']
+           'check_affine', 'is_gzip', 'read_array', 'read_stack']
 
 # %% ../../nbs/1_exams/11_formats.ipynb #d7019c89
 import gzip
@@ -441,16 +441,49 @@ def _read_nrrd(path: Path, raw: bytes) -> StoredArray:
     return StoredArray(stored.astype(np.float32), affine)
 
 # %% ../../nbs/1_exams/11_formats.ipynb #0125cc7f
-def _check_array(stored: StoredArray) -> None:
+def _check_array(stored: StoredArray, axes: int) -> None:
     array = stored.array
-    if array.ndim != 3 or min(array.shape) < 2:
+    if array.ndim != axes or min(array.shape[:3]) < 2:
         shape = "×".join(map(str, array.shape))
-        raise FormatFault(f"shape {shape}", "three axes x, y, z of at least 2 voxels")
+        expected = "three axes x, y, z of at least 2 voxels" if axes == 3 else "four axes, the last over volumes"
+        raise FormatFault(f"shape {shape}", expected)
     bad = int((~np.isfinite(array)).sum())
     if bad:
         raise FormatFault(f"{bad} of {array.size} voxels NaN or infinite", "finite numbers")
 
-# %% ../../nbs/1_exams/11_formats.ipynb #e6bfed67
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        is_there = path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        is_there = False
+    if not is_there:
+        raise FormatFault("no such file", "a volume", "restore the file or correct the path")
+    if not path.name.lower().endswith(SUFFIXES):
+        raise FormatFault(f"the name's end {path.suffix!r}", "one of " + ", ".join(SUFFIXES), "convert the file")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise FormatFault(f"a file that cannot be read ({error.strerror})") from None
+    if not raw:
+        raise FormatFault("an empty file")
+    return raw
+
+
+def _read_any(path: Path) -> StoredArray:
+    """Read a file of any format; last axes of one voxel are left out."""
+    raw, name = _read_bytes(path), path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        stored = _read_nifti(raw)
+    elif name.endswith(".nrrd"):
+        stored = _read_nrrd(path, raw)
+    else:
+        stored = _read_meta(path, raw)
+    while stored.array.ndim > 3 and stored.array.shape[-1] == 1:
+        stored = StoredArray(stored.array[..., 0], stored.affine)
+    return stored
+
+# %% ../../nbs/1_exams/11_formats.ipynb #fd1ef429
 def read_array(path: Path) -> StoredArray:
     """Read a NIfTI, MetaImage or NRRD file: float32, axes as stored, and its affine to RAS+ millimetres.
 
@@ -460,25 +493,22 @@ def read_array(path: Path) -> StoredArray:
     Raises:
         FormatFault: no such file, another kind, cut short, without one orientation, sheared, not 3-D, or NaN in it.
     """
-    name = path.name.lower()
-    if not path.is_file():
-        raise FormatFault("no such file", "a volume", "restore the file or correct the path")
-    if not name.endswith(SUFFIXES):
-        raise FormatFault(f"the name's end {path.suffix!r}", "one of " + ", ".join(SUFFIXES), "convert the file")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise FormatFault(f"a file that cannot be read ({error.strerror})") from None
-    if not raw:
-        raise FormatFault("an empty file")
-    if name.endswith((".nii", ".nii.gz")):
-        stored = _read_nifti(raw)
-    elif name.endswith(".nrrd"):
-        stored = _read_nrrd(path, raw)
-    else:
-        stored = _read_meta(path, raw)
-    while stored.array.ndim > 3 and stored.array.shape[-1] == 1:
-        stored = StoredArray(stored.array[..., 0], stored.affine)
-    _check_array(stored)
+    stored = _read_any(path)
+    _check_array(stored, 3)
+    check_affine(stored.affine)
+    return stored
+
+
+def read_stack(path: Path) -> StoredArray:
+    """Read a file with several volumes on one grid, such as a NIfTI of several b-values; the fourth axis counts them.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FormatFault: as `read_array`, or not 4-D.
+    """
+    stored = _read_any(path)
+    _check_array(stored, 4)
     check_affine(stored.affine)
     return stored

@@ -81,6 +81,19 @@ def _unit_remarks(array: np.ndarray, rule: SequenceRule) -> list[Remark]:
 WRAPPED = -(2**14)  # no MR scanner measures below half of what 16 bits hold
 
 
+_LEAST_WRAPPED, _MOST_WRAPPED = 2**15, 2**16 - 1  # negative numbers of 16 bits, read without a sign
+
+
+def _range_remarks(array: np.ndarray, rule: SequenceRule) -> list[Remark]:
+    """Refuse values of a physical quantity that only wrapped numbers have."""
+    high = float(array.max())
+    if rule.rule != "range" or not rule.unit or not _LEAST_WRAPPED <= high <= _MOST_WRAPPED:
+        return []
+    found = f"values up to {high:g}"
+    expected = f"at most some thousands of {rule.unit}: negative 16-bit numbers were read without their sign"
+    return [Remark(rule.name, found, expected, "export it with signed voxels")]
+
+# %% ../../nbs/1_exams/13_rules.ipynb #c4e0ca43
 def _value_remarks(array: np.ndarray, name: str) -> list[Remark]:
     low, high = float(array.min()), float(array.max())
     again = "export the file again or leave it out"
@@ -203,7 +216,7 @@ def volume_remarks(
         found += values
         is_broken = any(remark.is_fault for remark in values)
         if name in rules and not is_broken:
-            found += _unit_remarks(array, rules[name])
+            found += _unit_remarks(array, rules[name]) + _range_remarks(array, rules[name])
     for name, array in masks.items():
         found += _mask_remarks(array, name)
         if name == "gland":

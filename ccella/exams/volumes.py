@@ -122,9 +122,13 @@ def read_volume(path: str | os.PathLike, exam: str = "?") -> Volume:
 
 # %% ../../nbs/1_exams/12_volumes.ipynb #ffa8eab7
 def _int16_step(array: np.ndarray) -> float:
-    """Choose 1 or the power of ten below it that gives the array's span a thousand steps."""
-    span = float(array.max() - array.min())
-    return 1.0 if span >= 1000 or span == 0 else 10.0 ** np.floor(np.log10(span / 1000))
+    """Choose 1, or the power of ten below it that gives a thousand steps, or the whole number that lets all fit."""
+    low, high = float(array.min()), float(array.max())
+    span = high - low
+    least = np.ceil(max(abs(low), abs(high)) / np.iinfo(np.int16).max)
+    if span >= 1000 or span == 0:
+        return float(max(1.0, least))
+    return float(max(10.0 ** np.floor(np.log10(span / 1000)), least if least > 1 else 0))
 
 
 def _fits(steps: np.ndarray, dtype: str) -> bool:

@@ -21,9 +21,14 @@ from ..organs.prostate.findings import Finding, Findings
 from ..organs.prostate.reading import Reading, Sighting
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #2a39df3b
+def _is_known(said: Findings | Reading) -> bool:
+    """Say whether what was said is known: as findings, or from words that were understood."""
+    return isinstance(said, Findings) or said.understood
+
+
 def claim_of(said: Findings | Reading, least_pirads: int = 4) -> Finding | Sighting | None:
     """Give the index lesion of a report, if it is of PI-RADS `least_pirads` or more and on the left or right."""
-    index = said.index
+    index = said.index if _is_known(said) else None
     if not index or index.side not in ("left", "right"):
         return None
     return index if (index.pirads or 0) >= least_pirads else None
@@ -42,14 +47,16 @@ AGREEMENT_COLUMNS = (
     "size_mm_shown",
     "adc_1e6mm2s",
     "score",
+    "understood",
 )
-ROUGH_ZONE = {"PZ": "PZ", "CZ": "PZ", "TZ": "TZ", "AFS": "TZ"}
+ROUGH_ZONE = {"PZ": "PZ", "CZ": "PZ", "TZ": "TZ", "AFS": "TZ", None: None}
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #685f273c
 def _row(said: Findings | Reading, claim: Finding | Sighting | None, shown: Candidate | None) -> dict:
     """Put claim and candidate side by side."""
     row = dict.fromkeys(AGREEMENT_COLUMNS)
-    row["pirads"] = said.pirads
+    row["pirads"] = said.pirads if _is_known(said) else None
+    row["understood"] = said.understood if isinstance(said, Reading) else None
     row["claim"] = claim is not None
     row["score"] = 0.0
     if claim is not None:
@@ -154,6 +161,12 @@ def _agreement(said: Sequence, shown: Sequence) -> Estimate:
     return wilson(hits, len(said))
 
 
+def _share_understood(table: pd.DataFrame) -> Estimate:
+    """Count the reports that were understood, of those that were read."""
+    read = table.understood.dropna()
+    return wilson(int(read.sum()), len(read))
+
+
 def rates(table: pd.DataFrame, by: str | Sequence | None = None) -> dict:
     """Give the agreement on the side per group of the claims: {group: Estimate}.
 
@@ -215,11 +228,11 @@ def _presence_auc(table: pd.DataFrame, seed: int) -> Estimate:
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #03c973ce
 def _words(claims: pd.DataFrame, kind: str) -> dict[str, list]:
-    """Give what was `said` or is `shown`: side, level, zone, and side and level together."""
+    """Give what was `said` or is `shown`: side, level, zone, and side and level together; None where it is open."""
     sides = claims[f"side_{kind}"].tolist()
     levels = claims[f"level_{kind}"].tolist()
     zones = claims[f"zone_{kind}"].tolist()
-    places = [f"{side} {level}" for side, level in zip(sides, levels)]
+    places = [None if pd.isna(level) else f"{side} {level}" for side, level in zip(sides, levels)]
     return {"side": sides, "level": levels, "zone": zones, "place": places}
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #38abd602
@@ -239,7 +252,8 @@ def faithfulness(
 
     Returns:
         `side`, `level`, `zone` and `place` (side and level), each beside its `…_shuffled` control,
-        `size_correlation` (chance is 0) and `presence_auc`. Without a value where no report makes a claim.
+        `size_correlation` (chance is 0) and `presence_auc`, without a value where no report makes a claim; and the
+        share of the reports that were `understood`, since all else is measured on them alone.
 
     Raises:
         CcellaError: an exam is not prepared.
@@ -252,8 +266,11 @@ def faithfulness(
     shown = _words(claims, "shown")
     figures = {}
     for what in said:
-        figures[what] = _agreement(said[what], shown[what])
-        figures[f"{what}_shuffled"] = chance(said[what], shown[what], seed)
+        told = [(a, b) for a, b in zip(said[what], shown[what]) if not pd.isna(a)]
+        words, pictures = [a for a, _ in told], [b for _, b in told]
+        figures[what] = _agreement(words, pictures)
+        figures[f"{what}_shuffled"] = chance(words, pictures, seed)
     figures["size_correlation"] = _size_correlation(claims, seed)
     figures["presence_auc"] = _presence_auc(table, seed)
+    figures["understood"] = _share_understood(table)
     return figures

@@ -26,7 +26,7 @@ def exam_caption(text: str) -> str:
     lesion = reading.index
     if lesion is None:
         return f"report: no lesion named, {category}"
-    place = f"{lesion.side} {lesion.level} {lesion.zone}"
+    place = " ".join(filter(None, (lesion.side, lesion.level, lesion.zone)))
     if lesion.ap:
         place += f" {lesion.ap}"
     if lesion.size_mm is not None:

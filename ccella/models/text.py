@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENCODER_FILES', 'SHIPPED_TEXT', 'train_tokenizer', 'small_t5_config', 'save_text_encoder', 'TextEncoder',
-           'compute_in_float32', 'load_text_encoder', 'collate', 'TextCache', 'pooled']
+           'compute_in_float32', 'load_text_encoder', 'load_tokenizer', 'tokens_lost', 'collate', 'TextCache', 'pooled']
 
 # %% ../../nbs/3_models/32_text.ipynb #9478128b
 import hashlib
@@ -363,6 +363,29 @@ def load_text_encoder(
             f"expected at most the model's {most}; they do not belong together"
         )
     return TextEncoder(model, tokenizer, folder, device)
+
+# %% ../../nbs/3_models/32_text.ipynb #e755fead
+def load_tokenizer(where: str | Path = "shipped") -> PreTrainedTokenizerFast:
+    """Give an encoder's tokenizer alone; nothing is downloaded.
+
+    Args:
+        where: "shipped", a Hugging Face folder, or a hub name in the local cache.
+
+    Raises:
+        CcellaError: there is no such encoder.
+    """
+    return AutoTokenizer.from_pretrained(_encoder_folder(where), local_files_only=True)
+
+
+def tokens_lost(tokenizer: PreTrainedTokenizerFast, text: str, max_length: int) -> int:
+    """Say how many of a text's tokens an encoder does not read.
+
+    Args:
+        tokenizer: of the encoder.
+        text: a report.
+        max_length: tokens that are read, from the report's end.
+    """
+    return max(0, len(tokenizer(text).input_ids) - max_length)
 
 # %% ../../nbs/3_models/32_text.ipynb #da9cb5a2
 def collate(states: Sequence[Float[Tensor, "n d"]]) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor, nn
 
-from ..core import CcellaError, provenance
+from ..core import CcellaError, provenance, read_json
 from ..exams.cohort import Cohort, Exam
 from ..exams.prepare import prepare_exam
+from ..exams.tables import problem
 from ..measures.agreement import compare_with_reports, faithfulness, lesion_adc
 from ccella.measures.classify import (
     LEAST,
@@ -44,7 +45,8 @@ from ccella.measures.sets import (
 from ..measures.stats import Estimate, auc, bootstrap
 from ..models.text import load_text_encoder
 from ..organs.prostate.detector import DETECTOR_SEQUENCES
-from ..organs.prostate.reading import read_report
+from ..organs.prostate.findings import Findings
+from ..organs.prostate.reading import Reading, read_report
 from ..recipe import Recipe
 
 # %% ../../nbs/6_studies/63_evaluation.ipynb #a99a0008
@@ -241,12 +243,35 @@ def _label_agreement(model: nn.Module, synthetic: Sequence[Exam], recipe: Recipe
         draws,
     )
 
+# %% ../../nbs/6_studies/63_evaluation.ipynb #fcff4c1d
+def _supplies_findings(exam: Exam) -> bool:
+    """Say whether somebody wrote down what the report of an exam says; a phantom's truth is not that."""
+    return exam.kind != "phantom" and bool(exam.truth) and (exam.truth / "findings.json").is_file()
+
+
+def _said_of(exam: Exam) -> Findings | Reading:
+    """Give what is said of an exam: the findings that come with it, or else what its report's words say."""
+    if not _supplies_findings(exam):
+        return read_report(exam.text())
+    path = exam.truth / "findings.json"
+    try:
+        return Findings.from_dict(read_json(path))
+    except (CcellaError, TypeError, AttributeError, ValueError):
+        fault = problem(exam.exam_id, path, "no findings as they should be", "findings", "mend the file or remove it")
+    raise CcellaError(fault)
+
+
+def _is_known(exam: Exam) -> bool:
+    """Say whether it is known what the report of an exam says."""
+    said = _said_of(exam)
+    return isinstance(said, Findings) or said.understood
+
 # %% ../../nbs/6_studies/63_evaluation.ipynb #e7c1f333
 def _shown_and_said(exams: Iterable[Exam], recipe: Recipe) -> Iterator[tuple]:
-    """Yield the prepared volumes, spacing and reading of exams, one at a time."""
+    """Yield the prepared volumes, spacing and what is said of exams, one at a time."""
     for exam in exams:
         prepared = prepare_exam(exam, recipe)
-        yield prepared.x, prepared.spacing_mm, read_report(exam.text())
+        yield prepared.x, prepared.spacing_mm, _said_of(exam)
 
 
 def _plain(estimates: Mapping[object, Estimate]) -> dict[str, dict]:
@@ -260,13 +285,21 @@ def report_agreement(exams: Sequence[Exam], recipe: Recipe, seed: int = 0) -> di
         exams: those without a report are left out.
         recipe: by which they are prepared; it needs the detector's sequences.
         seed: of the shuffled reports and the intervals.
+
+    Returns:
+        The figures of `faithfulness` as JSON values, the share `understood` among them; `adc_by_isup`; and how many
+        exams came with findings (`findings_supplied`), whose reports were not read.
+
+    Raises:
+        CcellaError: findings that come with an exam cannot be read.
     """
     reported = [exam for exam in exams if exam.has_report]
     names = [sequence.name for sequence in recipe.sequences]
     table = compare_with_reports(_shown_and_said(reported, recipe), names)
     agreement = _plain(faithfulness(table, seed=seed))
     by_grade = _plain(lesion_adc(table, [exam.isup for exam in reported], seed))
-    return agreement | {"adc_by_isup": by_grade}
+    supplied = sum(map(_supplies_findings, reported))
+    return agreement | {"adc_by_isup": by_grade, "findings_supplied": supplied}
 
 # %% ../../nbs/6_studies/63_evaluation.ipynb #a99a001e
 @dataclass(frozen=True)
@@ -332,7 +365,14 @@ def _why_no_agreement(sets: _Sets, recipe: Recipe) -> str | None:
     real = sets.reference + sets.others
     if not (_have_reports(real) and _have_reports(sets.synthetic)):
         return "one of the cohorts has no reports"
-    return None
+    return _why_not_said("real", real) or _why_not_said("synthetic", sets.synthetic)
+
+
+def _why_not_said(kind: str, exams: Iterable[Exam]) -> str | None:
+    reported = [exam for exam in exams if exam.has_report]
+    if any(_is_known(exam) for exam in reported):
+        return None
+    return f"none of the {len(reported)} reports of the {kind} cohort was understood, and no findings come with them"
 
 # %% ../../nbs/6_studies/63_evaluation.ipynb #93a878b5
 def _have_reports(exams: Iterable[Exam]) -> bool:

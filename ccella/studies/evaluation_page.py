@@ -220,9 +220,14 @@ def _agreement_section(page: Page, found: Mapping) -> None:
     page.text(
         "A detector built on the physics (low ADC, high HighB, low T2) looks for the most suspicious spot of every "
         "exam whose report claims a lesion of PI-RADS 4 or 5 on one side. 'Shuffled' holds the same spots against "
-        "other exams' reports: it is what a generator gets that does not read."
+        "other exams' reports: it is what a generator gets that does not read. A report that was not understood "
+        "claims nothing."
     )
     page.table([_agreement_row(key, real, synthetic) for key in ("side", "level", "zone", "place")])
+    page.table(
+        [_understood_row(kind, figures) for kind, figures in found["faithfulness"].items()],
+        "Reports that were understood: all figures here are of these alone, and of findings that came with an exam",
+    )
     figures = {
         "presence of a lesion, AUC of the spot's score": "presence_auc",
         "rank correlation of the sizes said and shown": "size_correlation",
@@ -243,6 +248,16 @@ def _agreement_section(page: Page, found: Mapping) -> None:
     )
 
 # %% ../../nbs/6_studies/64_evaluation_page.ipynb #04dad9ae
+def _understood_row(kind: str, figures: Mapping) -> dict:
+    share = figures["understood"]
+    return {
+        "exams": kind,
+        "reports read": share["n"],
+        "share understood": _cell(share),
+        "findings supplied": figures["findings_supplied"],
+    }
+
+
 def _agreement_row(key: str, real: Mapping, synthetic: Mapping) -> dict:
     return {
         "agreement on": key,

@@ -193,6 +193,7 @@ AGREEMENT_TITLES = {
     "place": "side and level",
     "place_shuffled": "side and level, shuffled",
     "presence_auc": "presence (AUC)",
+    "understood": "reports understood",
 }
 
 

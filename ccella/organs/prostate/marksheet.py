@@ -13,17 +13,18 @@ from pathlib import Path
 
 from ...core import CcellaError
 from ...exams.tables import read_rows
-from .organ import histology_label
+from .organ import gleason_grade, histology_label
 
 # %% ../../../nbs/2_organs/prostate/28_marksheet.ipynb #266b0483
-_GRADES = {
-    "0+0": 0,
-    **dict.fromkeys(("2+3", "3+2", "2+4", "3+3"), 1),
-    "3+4": 2,
-    "4+3": 3,
-    **dict.fromkeys(("4+4", "3+5", "5+3"), 4),
-    **dict.fromkeys(("4+5", "5+4", "5+5"), 5),
-}
+_SCORES = ("0+0", "2+3", "3+2", "2+4", "3+3", "3+4", "4+3", "4+4", "3+5", "5+3", "4+5", "5+4", "5+5")
+
+
+def _patterns(score: str) -> tuple[int, int]:
+    first, _, second = score.partition("+")
+    return int(first), int(second)
+
+
+_GRADES = {score: gleason_grade(*_patterns(score)) for score in _SCORES}
 
 
 def grade_of_gleason(score: str) -> int:
