@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 MARKER = "xylophone"  # stands in every report of these tests; report text must be in no output and no error
 REPORT = f"MRI prostate. Left mid peripheral zone lesion of 14 mm, PI-RADS 5. The {MARKER} is unremarkable.\n"
-EXAM_COMMANDS = ("phantom", "check", "describe", "merge", "card", "generate")
+EXAM_COMMANDS = ("phantom", "check", "describe", "merge", "card", "generate", "export")
 RUN_COMMANDS = ("run", "encode", "train", "evaluate", "classify", "ablate")
 COMMANDS = (*EXAM_COMMANDS, *RUN_COMMANDS, "recipes")
 
