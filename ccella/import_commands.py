@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import EXAMS_PANEL, app, console, example_commands, help_page, result_table, watched
+from .terminal import EXAMS_PANEL, app, console, counted_bar, example_commands, help_page, result_table
 
 if TYPE_CHECKING:  # half a second of imports that the help does not need
     from ccella.exams.folders import TableRow
@@ -114,16 +114,6 @@ def _show_plan(found: "Found") -> None:
     writer.writerow(("source", "role", "found", "decision"))
     writer.writerows(_planned_rows(found))
 
-
-def _progress(items: Iterable, total: int) -> Iterable:
-    """Show how many exams are done."""
-    from rich.console import Console
-    from rich.progress import track
-
-    stderr = Console(stderr=True, force_jupyter=False)
-    hidden = not watched()
-    return track(items, "import exams", total=total, console=stderr, transient=True, disable=hidden)
-
 # %% ../nbs/7_cli/71_import_commands.ipynb #7630d17c
 def finish_import(
     found: "Found",
@@ -157,7 +147,7 @@ def finish_import(
         _print_notes(found.notes)
         return
     options = ImportOptions(label_rule=label_rule, crop=crop, margin_mm=margin, keep_ids=keep_ids)
-    result = import_exams(found, out, options, workers, _progress)
+    result = import_exams(found, out, options, workers, counted_bar("import exams"))
     _print_notes(result.notes)
     _show_result(result, out)
     if result.exit_code:

@@ -6,14 +6,13 @@
 __all__ = ['LayoutChoice', 'show_export', 'export_command']
 
 # %% ../nbs/7_cli/71_layout_commands.ipynb #28592e56
-from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .terminal import EXAMS_PANEL, command, console, result_table, watched
+from .terminal import EXAMS_PANEL, command, console, counted_bar, result_table
 
 if TYPE_CHECKING:  # half a second of imports that the help does not need
     from ccella.exams.export import ExportResult
@@ -52,15 +51,6 @@ def show_export(result: "ExportResult") -> None:
     if result.exit_code:
         raise typer.Exit(result.exit_code)
 
-# %% ../nbs/7_cli/71_layout_commands.ipynb #d1edc01c
-def _bar(items: Iterable, total: int) -> Iterable:
-    """Show how many exams are done."""
-    from rich.console import Console
-    from rich.progress import track
-
-    stderr = Console(stderr=True, force_jupyter=False)
-    return track(items, "export exams", total=total, console=stderr, transient=True, disable=not watched())
-
 # %% ../nbs/7_cli/71_layout_commands.ipynb #cba0a6ec
 @command(
     "export",
@@ -91,4 +81,6 @@ def export_command(
 
     source = read_checked(cohort)
     chosen = source.subset(split=split) if split else source
-    show_export(write_layout(chosen, out, layout.value, reports=reports, workers=workers, progress=_bar))
+    show_export(
+        write_layout(chosen, out, layout.value, reports=reports, workers=workers, progress=counted_bar("export exams"))
+    )

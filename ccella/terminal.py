@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'EXAMS_PANEL', 'SYNTHETIC_PANEL', 'RUNS_PANEL', 'PIPE_WIDTH', 'example_commands', 'help_page', 'ccella',
-           'command', 'watched', 'progress_bar', 'console', 'result_table', 'run_folder', 'settings_of',
+           'command', 'watched', 'progress_bar', 'counted_bar', 'console', 'result_table', 'run_folder', 'settings_of',
            'settings_under', 'error_line']
 
 # %% ../nbs/7_cli/70_terminal.ipynb #1daa5683
@@ -116,6 +116,19 @@ def progress_bar(what: str) -> Callable[[Iterable], Iterable]:
         """Give the items, a bar beside them."""
         stderr = Console(stderr=True, force_jupyter=False)
         return track(items, what, console=stderr, transient=True, disable=not watched())
+
+    return shown
+
+# %% ../nbs/7_cli/70_terminal.ipynb #46c6fadf
+def counted_bar(what: str) -> Callable[[Iterable, int], Iterable]:
+    """Make a function that shows how far a loop is whose length is given beside it."""
+    from rich.console import Console
+    from rich.progress import track
+
+    def shown(items: Iterable, total: int) -> Iterable:
+        """Give the items, a bar beside them."""
+        stderr = Console(stderr=True, force_jupyter=False)
+        return track(items, what, total=total, console=stderr, transient=True, disable=not watched())
 
     return shown
 

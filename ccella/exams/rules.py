@@ -167,14 +167,16 @@ def _twin_remarks(volumes: Mapping[str, np.ndarray]) -> list[Remark]:
 # %% ../../nbs/1_exams/13_rules.ipynb #b4f34880
 _COARSE = 64  # voxels in plane, in which edges are compared
 _EDGE_WIDTH = 2.0  # coarse voxels
-MIRRORED = 0.02  # by how much the mirror image must fit better
+MIRRORED = 0.03  # by how much the mirror image must fit better
+_MOST_SLICES = 12  # in which edges are compared
 
 
 def _coarse(array: np.ndarray) -> np.ndarray:
     """Average over blocks in plane, to about 64 voxels."""
     fx, fy = (max(1, n // _COARSE) for n in array.shape[:2])
     nx, ny = array.shape[0] // fx, array.shape[1] // fy
-    cut = array[: nx * fx, : ny * fy]
+    every = -(-array.shape[2] // _MOST_SLICES)
+    cut = array[: nx * fx, : ny * fy, ::every]
     return cut.reshape(nx, fx, ny, fy, -1).mean((1, 3))
 
 
@@ -185,6 +187,10 @@ def _edge_ranks(array: np.ndarray) -> np.ndarray:
     return (rankdata(steepness) / steepness.size).reshape(steepness.shape)
 
 # %% ../../nbs/1_exams/13_rules.ipynb #73e44a61
+def _gain(edges: np.ndarray, others: np.ndarray) -> float:
+    return _correlation(edges, others[::-1]) - _correlation(edges, others)
+
+
 def mirror_gain(first: Shaped[np.ndarray, "x y z"], other: Shaped[np.ndarray, "x y z"]) -> float:
     """Say by how much the mirror image of one sequence fits another better than itself: correlation of edges' ranks.
 
@@ -192,25 +198,25 @@ def mirror_gain(first: Shaped[np.ndarray, "x y z"], other: Shaped[np.ndarray, "x
         first: a sequence, RAS+.
         other: another on the same grid.
     """
-    edges, others = _edge_ranks(first), _edge_ranks(other)
-    return _correlation(edges, others[::-1]) - _correlation(edges, others)
+    return _gain(_edge_ranks(first), _edge_ranks(other))
+
+
+_LEAST_IN_PLANE = 48  # voxels: below, the edges of a pelvis cannot be told
 
 
 def _mirror_remarks(volumes: Mapping[str, np.ndarray]) -> list[Remark]:
     """Note each sequence whose mirror image fits the first better."""
     (first_name, first), *others = volumes.items()
+    if min(first.shape[:2]) < _LEAST_IN_PLANE:
+        return []
+    edges = _edge_ranks(first)
     found = []
     for name, array in others:
-        if array.shape != first.shape or min(array.shape[:2]) < _LEAST_IN_PLANE:
-            continue
-        gain = mirror_gain(first, array)
+        gain = _gain(edges, _edge_ranks(array)) if array.shape == first.shape else 0.0
         if gain > MIRRORED:
             words = f"edges whose mirror image fits those of {first_name} better, by {gain:.2f}"
             found.append(Remark(name, words, "", "look at it: left and right may be exchanged", is_fault=False))
     return found
-
-
-_LEAST_IN_PLANE = 24  # voxels: below, there are no edges to speak of
 
 # %% ../../nbs/1_exams/13_rules.ipynb #9d76515e
 def volume_remarks(
