@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import stat
 import time
 from dataclasses import replace
@@ -332,8 +333,15 @@ def numbers_of(copy: int, k: int) -> str:
     return f"{20000 + copy * PHANTOMS + k}_{2000000 + copy * PHANTOMS + k}"
 
 
-def link_copies(source: Path, out: Path, copies: int) -> None:
-    """Link each exam of a PI-CAI layout under further numbers, and write the sheet anew."""
+def write_moved(path: Path, target: Path, mm: float) -> None:
+    """Write a MetaImage at another place: the same voxels at one place would be one exam twice."""
+    head, line, rest = re.split(rb"(Offset = [^\n]*)", path.read_bytes(), maxsplit=1)
+    x, y, z = (float(number) for number in line.split(b"=")[1].split())
+    target.write_bytes(head + f"Offset = {x + mm} {y} {z}".encode() + rest)
+
+
+def copy_exams(source: Path, out: Path, copies: int) -> None:
+    """Put each exam of a PI-CAI layout under further numbers, each a little aside, and write the sheet anew."""
     own = {f"{90000 + k}_{9000000 + k}": k for k in range(1, PHANTOMS + 1)}
     for path in sorted(source.rglob("*")):
         stem = "_".join(path.name.split("_")[:2]).removesuffix(".nii.gz")
@@ -344,7 +352,11 @@ def link_copies(source: Path, out: Path, copies: int) -> None:
             folder = out / path.parent.relative_to(source)
             folder = folder.parent / new.split("_")[0] if path.suffix == ".mha" else folder
             folder.mkdir(parents=True, exist_ok=True)
-            os.link(path, folder / path.name.replace(stem, new))
+            target = folder / path.name.replace(stem, new)
+            if path.suffix == ".mha":
+                write_moved(path, target, 0.2 * copy)
+            else:
+                os.link(path, target)
     sheet = source / "labels/clinical_information/marksheet.csv"
     header, *rows = sheet.read_text().splitlines()
     lines = [header]
@@ -365,7 +377,7 @@ def test_1500_exams_come_in(tmp_path):
     )
     phantoms = replace(phantoms, table=phantoms.table.assign(patient_id=[f"p{k}" for k in range(PHANTOMS)]))
     write_layout(phantoms, tmp_path / "out", "picai", SEED, workers=2)
-    link_copies(tmp_path / "out", tmp_path / "many", EXAMS // PHANTOMS)
+    copy_exams(tmp_path / "out", tmp_path / "many", EXAMS // PHANTOMS)
     began = time.monotonic()
     found = find_picai(tmp_path / "many/images", tmp_path / "many/labels")
     found_s = time.monotonic() - began

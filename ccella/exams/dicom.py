@@ -11,7 +11,8 @@ __all__ = ['EVEN', 'MOST_SHEAR_MM', 'SLICE_PLANES', 'SAME_DIRECTION', 'MOST_DIRE
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -243,6 +244,19 @@ def _lone_frame(dataset: "Dataset", code: bytes) -> "Dataset":
     return lone
 
 # %% ../../nbs/1_exams/16_dicom.ipynb #a130c7d6
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what decoders in C write to the terminal: it names neither exam nor file."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+# %% ../../nbs/1_exams/16_dicom.ipynb #99200686
 def _unpacked(dataset: "Dataset") -> np.ndarray:
     """Unpack compressed pixels, frame by frame."""
     import SimpleITK as sitk
@@ -254,7 +268,9 @@ def _unpacked(dataset: "Dataset") -> np.ndarray:
         path = Path(folder) / "frame.dcm"
         for code in generate_frames(dataset.PixelData, number_of_frames=n):
             _lone_frame(dataset, code).save_as(path, enforce_file_format=True)
-            arrays.append(np.squeeze(sitk.GetArrayFromImage(sitk.ReadImage(str(path)))))
+            with _quiet():
+                image = sitk.ReadImage(str(path))
+            arrays.append(np.squeeze(sitk.GetArrayFromImage(image)))
     return np.stack(arrays)
 
 # %% ../../nbs/1_exams/16_dicom.ipynb #37c03290
@@ -276,7 +292,7 @@ def read_pixels(files: Sequence[DicomFile]) -> dict[DicomFile, np.ndarray]:
     """Read the stored numbers of several files.
 
     Raises:
-        FormatFault: a file cannot be read; it is named by its path.
+        FormatFault: a file cannot be read. It is not named here: faults end in tables that hold no path.
     """
     from pydicom import dcmread
 
@@ -287,7 +303,7 @@ def read_pixels(files: Sequence[DicomFile]) -> dict[DicomFile, np.ndarray]:
                 warnings.simplefilter("ignore")
                 arrays[file] = stored_pixels(dcmread(stream, force=True))
     except Exception as error:  # of three libraries; their texts may hold a header's, so only the kind is told
-        found = f"pixels that cannot be read ({type(error).__name__}) in {file.name}"
+        found = f"pixels that cannot be read ({type(error).__name__})"
         raise FormatFault(found, "a whole DICOM image", "export the series again") from None
     return arrays
 
@@ -295,7 +311,7 @@ def read_pixels(files: Sequence[DicomFile]) -> dict[DicomFile, np.ndarray]:
 def _scaled(stored: np.ndarray, frame: DicomFrame) -> np.ndarray:
     """Give a slice's values, columns × rows."""
     if frame.index >= len(stored):
-        found = f"{len(stored)} frames in {frame.file.name}"
+        found = f"{len(stored)} frames"
         raise FormatFault(found, f"more than {frame.index}", "export the series again")
     return stored[frame.index].T * np.float32(frame.slope) + np.float32(frame.intercept)
 
@@ -308,8 +324,7 @@ def read(self: DicomStack) -> Volume:
         FormatFault: the stack has a fault, or a file cannot be read.
     """
     if self.fault:
-        found = f"{self.fault} in {self.name}"
-        raise FormatFault(found, "one even stack of slices", "export the series again")
+        raise FormatFault(self.fault, "one even stack of slices", "export the series again")
     arrays = read_pixels(list({frame.file: None for frame in self.frames}))
     slices = [_scaled(arrays[frame.file], frame) for frame in self.frames]
     affine = _stack_affine(self.frames)
@@ -410,7 +425,7 @@ class DicomFolder:
 def _stack_rank(stack: DicomStack) -> tuple:
     return stack.header.series_number, stack.header.series_uid, -1.0 if stack.b_smm2 is None else stack.b_smm2
 
-
+# %% ../../nbs/1_exams/16_dicom.ipynb #d57e7170
 def _study(frames: Sequence[DicomFrame], segmentations: Sequence[tuple[DicomFile, DicomHeader]]) -> DicomStudy:
     """Put a study together from the slices and masks that are its own."""
     series = defaultdict(list)
@@ -432,6 +447,11 @@ def _study(frames: Sequence[DicomFrame], segmentations: Sequence[tuple[DicomFile
     )
 
 # %% ../../nbs/1_exams/16_dicom.ipynb #37779a9e
+def _visit(header: DicomHeader) -> tuple[str, str]:
+    """Give what tells visits apart: an anonymiser may give two patients one study number."""
+    return header.patient_id, header.study_uid
+
+
 def read_dicom(root: str | os.PathLike) -> DicomFolder:
     """Find every study below a folder, in archives too; no pixel is read.
 
@@ -444,9 +464,9 @@ def read_dicom(root: str | os.PathLike) -> DicomFolder:
     scan = scan_dicom(root)
     frames, masks = defaultdict(list), defaultdict(list)
     for frame in scan.frames:
-        frames[frame.header.study_uid].append(frame)
+        frames[_visit(frame.header)].append(frame)
     for file, header in scan.segmentations:
-        masks[header.study_uid].append((file, header))
+        masks[_visit(header)].append((file, header))
     studies = [_study(frames[uid], masks[uid]) for uid in dict.fromkeys([*frames, *masks])]
     studies.sort(key=lambda study: (study.patient_id, study.study_date, study.study_uid))
     return DicomFolder(tuple(studies), scan.n_objects, scan.n_other, scan.n_copies, tuple(scan.unreadable))

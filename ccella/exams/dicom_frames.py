@@ -476,12 +476,14 @@ def _take_stream(scan: DicomScan, file: DicomFile, stream: BinaryIO) -> None:
     else:
         scan.n_other += 1
 
-
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #48f09da7
 def _leave_copies(scan: DicomScan) -> None:
     """Keep one file of each image, one without a fault where there is one."""
-    kept: dict[str, DicomFile] = {}
+    kept: dict[tuple[str, ...], DicomFile] = {}
     for frame in sorted(scan.frames, key=lambda frame: bool(frame.fault)):
-        kept.setdefault(frame.header.instance_uid or frame.file.name, frame.file)
+        about = frame.header  # numbers that an anonymiser made equal are not the same image of two patients
+        image = (about.patient_id, about.study_uid, about.series_uid, about.instance_uid or frame.file.name)
+        kept.setdefault(image, frame.file)
     files = {frame.file for frame in scan.frames}
     scan.n_copies = len(files) - len(kept)
     chosen = set(kept.values())
@@ -498,7 +500,7 @@ def _files_in(scan: DicomScan, path: Path) -> list[DicomFile]:
         scan.unreadable.append((str(path), "an archive that cannot be read"))
         return []
 
-
+# %% ../../nbs/1_exams/15_dicom_frames.ipynb #e8fb1842
 def scan_dicom(root: str | os.PathLike) -> DicomScan:
     """Read the headers of all DICOM files below a folder, in archives too.
 

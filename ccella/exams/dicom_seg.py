@@ -82,7 +82,7 @@ def read_segments(file: DicomFile) -> tuple[DicomSegment, ...]:
         labels = {int(item.SegmentNumber): _label(item) for item in dataset.SegmentSequence}
         full = header_number(dataset.get("MaximumFractionalValue")) or 1.0
     except Exception as error:  # a broken header may break anywhere; its text may hold names
-        found = f"a segmentation that cannot be read ({type(error).__name__}) in {file.name}"
+        found = f"a segmentation that cannot be read ({type(error).__name__})"
         raise FormatFault(found, "segments with frames", "export it again") from None
     segments = []
     for number, label in labels.items():
@@ -117,6 +117,18 @@ def _height_mm(frame: DicomFrame) -> float:
     return float(np.dot(frame.position_mm, np.cross(frame.orientation[:3], frame.orientation[3:])))
 
 
+def _rung_mm(heights: np.ndarray, thickness_mm: float | None) -> float:
+    """Give how far slices lie apart: frames may skip slices, and then the slices' thickness tells."""
+    if len(heights) < 2:
+        return thickness_mm or 1.0
+    nearest = float(np.diff(heights).min())
+    if not thickness_mm:
+        return nearest
+    between = round(nearest / thickness_mm)
+    is_multiple = between >= 2 and abs(nearest / thickness_mm - between) < 0.1
+    return nearest / between if is_multiple else nearest
+
+# %% ../../nbs/1_exams/17_dicom_seg.ipynb #15ebbf9f
 def _ladder(frames: Sequence[DicomFrame], name: str) -> _Ladder:
     """Find the ladder on which frames lie.
 
@@ -127,13 +139,13 @@ def _ladder(frames: Sequence[DicomFrame], name: str) -> _Ladder:
     if not fault:
         lowest = min(frames, key=_height_mm)
         heights = np.unique(np.round([_height_mm(frame) for frame in frames], 2))
-        step = float(np.diff(heights).min()) if len(heights) > 1 else lowest.thickness_mm or 1.0
+        step = _rung_mm(heights, lowest.thickness_mm)
         rungs = (heights - heights[0]) / step
         if np.abs(rungs - np.rint(rungs)).max() <= 0.1:
             step = float(heights[-1] - heights[0]) / round(rungs[-1]) if len(heights) > 1 else step
             return _Ladder(lowest, _height_mm(lowest), step, round(rungs[-1]) + 1)
         fault = "slices at uneven distances"
-    raise FormatFault(f"{fault} in {name}", "one even pile of frames", "export the segmentation again")
+    raise FormatFault(fault, "one even pile of frames", "export the segmentation again")
 
 # %% ../../nbs/1_exams/17_dicom_seg.ipynb #5342c65a
 def _ladder_affine(ladder: _Ladder) -> np.ndarray:

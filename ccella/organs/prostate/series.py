@@ -32,13 +32,16 @@ _SIGNS = {
     "anisotropy": r"\bfa\b|anisotropy",
     "exponential": r"\be ?adc|\bexp\w* ?(?:adc|dwi)|exponential",
     "localizer": (
-        r"\bloc\b|locali[sz]|lokali|localizador|scout|survey|topogram|pilot|3 ?plane|calibration|\basset\b|\bshim"
+        r"\bloc\b|locali[sz]|lokali|localizador|scout|survey(?! match)|topogram|\bpilot\b(?! study)|"
+        r"3 ?plane|calibration|\basset cal|\bshim"
     ),
     "single shot": r"haste|\bss ?fse|\bssh\b|\bssh ?tse|single ?shot|\bss ?tse",
     "T1": r"\b(?:\w|o?ax|tra|[23]d)?t1(?!\d)",
     "proton density": r"\bpdw?\b|proton",
     "dynamic": (
-        r"\bdce|dyn(?!dist)|vibe|twist|thrive|\blava|disco|perfus|contrast|kontrast|\btfl|\bfl[23]d|flash|\bsub\b|\bmip\b"
+        r"\bdce|dyn(?!dist)|vibe|twist|thrive|\blava|disco|perfus|\btfl|"
+        r"(?<!no )(?<!non )(?<!pre )(?<!vor )(?<!ohne )(?<!without )(?:contrast|kontrast)|"
+        r"\bfl[23]d|flash|\bsub\b|\bmip\b"
     ),
     "T2 map": r"t2 ?(?:map|star)|\bswi\b|\bt2 \w*fl2d",
     "T2": r"\b(?:\w|o?ax|tra|[23]d)?t2(?!\d)",
@@ -46,7 +49,7 @@ _SIGNS = {
     "fat suppressed": r"\bfs\b|fat ?sat|stir|spair|tirm|\bspir\b|dixon",
     "ADC": r"adc|apparent diff|difusion aparente|diffusion apparent",
     "diffusion": r"dwi|\bdw\b|diff|difus|trace|ep2d|\bepi\b|\bb ?val|bvalue|bval\b|\bb ?\d{2,4}\b|resolve|zoomit",
-    "calculated": r"calc|comput|\bsyn|berechn|\bc ?dwi",
+    "calculated": r"calc|comput|\bsyn(?!go)|berechn|\bc ?dwi",
 }
 
 # %% ../../../nbs/2_organs/prostate/29_series.ipynb #11f8af6a
@@ -62,13 +65,19 @@ def series_signs(description: str, image_type: Iterable[str] = ()) -> frozenset[
     """
     words = re.sub(r"[^a-z0-9]+", " ", description.lower())
     found = {name for name, pattern in SIGNS.items() if pattern.search(words)}
-    kinds = {"MOSAIC": "mosaic", "FA": "anisotropy", "EADC": "exponential", "ADC": "ADC"}
+    kinds = {
+        "SCREEN SAVE": "picture of a screen",
+        "MOSAIC": "mosaic",
+        "FA": "anisotropy",
+        "EADC": "exponential",
+        "ADC": "ADC",
+    }
     kinds |= {"TRACEW": "diffusion", "DIFFUSION": "diffusion", "LOCALIZER": "localizer"}
     kinds |= {word: "calculated" for word in image_type if word.startswith("CALC")}
     return frozenset(found | {sign for word, sign in kinds.items() if word in image_type})
 
 # %% ../../../nbs/2_organs/prostate/29_series.ipynb #f03f3a6d
-OUT_FIRST = ("mosaic", "colour map", "anisotropy", "exponential", "localizer")
+OUT_FIRST = ("picture of a screen", "mosaic", "colour map", "anisotropy", "exponential", "localizer")
 OUT_OF_T2 = ("single shot", "T1", "proton density", "dynamic", "T2 map")
 FEWEST_SLICES = 5
 T2_ECHO_MS = 60.0
@@ -483,14 +492,17 @@ def _choice_notes(choice: SeriesChoice, source: str) -> list[ImportNote]:
 
 # %% ../../../nbs/2_organs/prostate/29_series.ipynb #46ed1ba6
 _SEGMENTS = {
-    "": r"urethra|vesicle|bladder|rectum|nerve|muscle|bone",
+    "": (
+        r"urethra|vesicle|seminal|bladder|rectum|nerve|muscle|bone|"
+        r"stroma|muscular|\bafm?s\b|peri ?-?prostat|\bfat\b|vein"
+    ),
     "lesions": r"lesion|l.sion|tumou?r|cancer|carcinoma|karzinom|target|suspicious|\broi\b|pi ?-?rads",
     "zones 1": r"peripheral|\bpz\b|periphere",
     "zones 2": r"transition|\btz\b|central gland|inner gland",
     "gland": r"prostat|gland|dr.se",
 }
 
-
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #f2e68689
 def segment_kind(label: str) -> str:
     """Say what a segment is by its label: lesions, zones 1, zones 2, gland, or "".
 
@@ -551,6 +563,9 @@ def study_masks(study: DicomStudy) -> tuple[dict[str, DicomMask], list[dict[str,
         _give_way(rows, parts)
         rows += [_segment_row(role, segment) for role, own in parts.items() for _, segment in own]
         taken |= {role: _label_map(own) for role, own in parts.items() if role}
+    if "zones" in taken and "gland" not in taken:
+        taken["gland"] = DicomMask(tuple((segment, 1) for segment, _ in taken["zones"].segments))
+        rows.append({"role": "gland", "found": "no segment of the whole gland", "decision": "the zones together"})
     return taken, rows, notes
 
 # %% ../../../nbs/2_organs/prostate/29_series.ipynb #ce24e02e
@@ -593,6 +608,15 @@ def _sources(studies: Sequence[DicomStudy]) -> list[str]:
         names.append(name if shared[name] == 1 else f"{name} (study {count[name]} of {shared[name]})")
     return names
 
+# %% ../../../nbs/2_organs/prostate/29_series.ipynb #3d28b741
+def _with_shared_note(exam: FoundExam, n_patients: int) -> FoundExam:
+    """Say where other patients have the exam's study number, as after a careless anonymisation."""
+    if n_patients < 2:
+        return exam
+    found = f"a study number that {n_patients} patients have"
+    note = ImportNote(exam.source, found, "told apart by the patient's id; look whether the ids are right")
+    return replace(exam, notes=(*exam.notes, note))
+
 # %% ../../../nbs/2_organs/prostate/29_series.ipynb #478f62ee
 def find_dicom(root: str | os.PathLike, b_smm2: float = 1400.0) -> Found:
     """Find every prostate exam below a folder of DICOM files.
@@ -609,11 +633,13 @@ def find_dicom(root: str | os.PathLike, b_smm2: float = 1400.0) -> Found:
         found = f"{folder.n_other} files that are not DICOM and {len(folder.unreadable)} that cannot be read"
         raise CcellaError(f"{root}: found {found}, expected DICOM images; name the folder that holds them")
     exams, notes = [], _folder_notes(folder, root)
+    shared = Counter(study.study_uid for study in folder.studies)
     for study, source in zip(folder.studies, _sources(folder.studies)):
         choice = choose_series(study.stacks, b_smm2)
         lacking = _lacking(choice, study)
         if lacking:
             notes.append(left_out(source, "; ".join(lacking), "export what is missing"))
         else:
-            exams.append(_found_exam(study, source, choice))
+            exam = _found_exam(study, source, choice)
+            exams.append(_with_shared_note(exam, shared[study.study_uid]))
     return Found(tuple(exams), tuple(notes))
