@@ -51,7 +51,7 @@ def reorient(array: np.ndarray, affine: np.ndarray, codes: str = "RAS") -> tuple
 class Volume:
     """An RAS+ array with its place in the scanner; `stored` is how the file had its axes."""
 
-    array: Float[np.ndarray, "x y z"]
+    array: Shaped[np.ndarray, "x y z"]
     affine: np.ndarray
     stored: str = "RAS"
 
