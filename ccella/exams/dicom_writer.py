@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from ..core import CcellaError, atomic_path
 from .volumes import reorient
@@ -136,7 +136,7 @@ def _series_tags(name: str, number: int, description: str, slope: float, interce
 
 # %% ../../nbs/1_exams/15_dicom_writer.ipynb #ec34713d
 def dicom_slices(
-    array: Float[np.ndarray, "x y z"],
+    array: Shaped[np.ndarray, "x y z"],
     affine: np.ndarray,
     name: str,
     number: int,
@@ -178,7 +178,7 @@ def write_dicom(path: str | os.PathLike, dataset: "Dataset") -> Path:
 
 
 def write_dicom_series(
-    folder: str | os.PathLike, array: Float[np.ndarray, "x y z"], affine: np.ndarray, name: str, number: int, **options
+    folder: str | os.PathLike, array: Shaped[np.ndarray, "x y z"], affine: np.ndarray, name: str, number: int, **options
 ) -> tuple[Path, ...]:
     """Write a volume as a DICOM series, one file per slice, and give the paths.
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from ..core import CcellaError, atomic_path, seed_for, write_json
 from .cohort import Cohort, Exam
@@ -68,7 +68,7 @@ def _zipped(raw: bytes) -> bytes:
 
 # %% ../../nbs/1_exams/18_export.ipynb #a70700df
 def pack_nifti(
-    array: Float[np.ndarray, "x y z"],
+    array: Shaped[np.ndarray, "x y z"],
     affine: np.ndarray,
     dtype: str = "float32",
     axes: str = "LPS",
@@ -139,7 +139,9 @@ def _meta_fields(stored: np.ndarray, placed: np.ndarray, packed: bytes, comment:
     }
 
 # %% ../../nbs/1_exams/18_export.ipynb #0a4ca63e
-def pack_mha(array: Float[np.ndarray, "x y z"], affine: np.ndarray, dtype: str = "float32", comment: str = "") -> bytes:
+def pack_mha(
+    array: Shaped[np.ndarray, "x y z"], affine: np.ndarray, dtype: str = "float32", comment: str = ""
+) -> bytes:
     """Pack a volume as a compressed MetaImage (.mha), its axes LPS.
 
     Args:
