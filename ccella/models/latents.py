@@ -8,7 +8,9 @@ __all__ = ['ScaleMeter', 'pool_mask', 'regions_of', 'LatentExam', 'LatentCache',
 # %% ../../nbs/3_models/31_latents.ipynb #e8768430
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -301,13 +303,31 @@ def _sources(exam) -> str:
     return json.dumps(sorted(stats) + given)
 
 
-def _encoded(exam, vae: Vae, recipe: Recipe) -> LatentExam:
-    """Prepare and encode one exam."""
-    prepared = prepare_exam(exam, recipe)
+def _encoded(exam, prepared: Prepared, vae: Vae) -> LatentExam:
+    """Encode a prepared exam."""
     mu, sigma = encode_exam(vae, torch.as_tensor(prepared.x))
     spacing = torch.tensor(prepared.spacing_mm, dtype=torch.float32)
     regions = regions_of(exam, prepared, vae.factor)
     return LatentExam(exam.exam_id, mu, sigma, spacing, regions, prepared.limits, prepared.centred)
+
+# %% ../../nbs/3_models/31_latents.ipynb #4ca55abe
+_AHEAD = 2  # exams that are prepared and wait, for each process
+
+
+def _prepared_in_order(exams: Sequence, recipe: Recipe, workers: int) -> Iterator[Prepared]:
+    """Prepare exams, in their order; with workers a few ahead of what is asked for."""
+    if workers < 2 or len(exams) < 2:
+        for exam in exams:
+            yield prepare_exam(exam, recipe)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        waiting: deque = deque()
+        for exam in exams:
+            waiting.append(pool.submit(prepare_exam, exam, recipe))
+            if len(waiting) > _AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 # %% ../../nbs/3_models/31_latents.ipynb #dc9820c2
 def encode_cohort(
@@ -317,6 +337,7 @@ def encode_cohort(
     root: str | Path,
     progress: bool = True,
     dtype: torch.dtype = torch.float32,
+    workers: int = 1,
 ) -> LatentCache:
     """Encode every exam of a cohort that is not yet in the cache; the same call again continues.
 
@@ -327,6 +348,7 @@ def encode_cohort(
         root: the folder of all caches.
         progress: whether a bar is shown.
         dtype: precision of mean and spread in the files.
+        workers: processes that prepare exams.
 
     Returns:
         The cache.
@@ -336,7 +358,8 @@ def encode_cohort(
     """
     cache = LatentCache(root, vae, recipe)
     waiting = [exam for exam in cohort if cache.stamp(exam.exam_id) != _sources(exam)]
-    for exam in tqdm(waiting, desc="encode", disable=not progress):
-        sources = _sources(exam)
-        cache.write(_encoded(exam, vae, recipe), sources, dtype)
+    stamps = [_sources(exam) for exam in waiting]  # of before they are read
+    prepared = _prepared_in_order(waiting, recipe, workers)
+    for exam, sources in tqdm(list(zip(waiting, stamps)), desc="encode", disable=not progress):
+        cache.write(_encoded(exam, next(prepared), vae), sources, dtype)
     return cache

@@ -207,7 +207,8 @@ def encode_exams(stage: Stage) -> tuple[LatentCache, Vae, dict[str, str | None]]
     sets = cohorts_of(stage.run)
     encoded = (sets["cohort"], sets["fresh"])
     for cohort in encoded:
-        cache = encode_cohort(cohort, vae, recipe, stage.run.cache / "latents", progress=False)
+        folder = stage.run.cache / "latents"
+        cache = encode_cohort(cohort, vae, recipe, folder, progress=False, workers=torch.get_num_threads())
     weights = {"vae": vae.sha256, "text": None}
     texts = text_states(stage)
     if texts is not None:
