@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..core import CcellaError
+from ..core import CcellaError, is_hidden, walk_files
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -57,7 +57,7 @@ def open_files(files: Iterable[DicomFile]) -> Iterator[tuple[DicomFile, BinaryIO
 
 # %% ../../nbs/1_exams/15_dicom_frames.ipynb #8b566fcd
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in Path(name).parts)
+    return any(is_hidden(part) for part in name.split("/"))
 
 
 def _disk_files(root: Path) -> list[Path]:
@@ -66,11 +66,7 @@ def _disk_files(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise CcellaError(f"{root}: found no such file or folder, expected DICOM files; correct the path")
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        found += [Path(folder) / name for name in sorted(names) if not _is_hidden(name)]
-    return found
+    return list(walk_files(root))
 
 
 def _members(path: Path) -> list[DicomFile]:
@@ -495,10 +491,13 @@ def _files_in(scan: DicomScan, path: Path) -> list[DicomFile]:
     if path.suffix.lower() != ".zip":
         return [DicomFile(path)]
     try:
-        return _members(path)
+        members = _members(path)
     except (OSError, zipfile.BadZipFile):
         scan.unreadable.append((str(path), "an archive that cannot be read"))
         return []
+    inner = [member for member in members if member.name.lower().endswith(".zip")]
+    scan.unreadable += [(member.name, "an archive within an archive, which has to be unpacked") for member in inner]
+    return [member for member in members if member not in inner]
 
 # %% ../../nbs/1_exams/15_dicom_frames.ipynb #e8fb1842
 def scan_dicom(root: str | os.PathLike) -> DicomScan:

@@ -18,7 +18,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ...core import CcellaError, FormatFault, read_json, seed_for
+from ...core import CcellaError, FormatFault, read_json, seed_for, walk_files
 from ...exams.importing import FileSource, Found, FoundExam, ImportNote, left_out
 from ...exams.prepare import move_mask
 from ...exams.tables import read_rows
@@ -35,11 +35,7 @@ def _files_below(root: Path, what: str) -> Iterator[Path]:
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
         raise CcellaError(f"{root}: found {found}, expected {what}; correct the path")
-    for folder, inside, names in os.walk(root, followlinks=True):
-        inside[:] = sorted(name for name in inside if not name.startswith((".", "__")))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield Path(folder, name)
+    yield from walk_files(root)
 
 # %% ../../../nbs/2_organs/prostate/29_public.ipynb #96450dde
 _Key = tuple[str, str]  # the patient's and the study's number
