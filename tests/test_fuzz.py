@@ -193,6 +193,7 @@ def fuzz(kind: str, folder: Path, count: int) -> None:
     seed(0)(how(FUZZERS[kind](folder)))()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_hundred_files_come_in_or_are_refused(kind, tmp_path):
     fuzz(kind, tmp_path, FEW)

@@ -213,6 +213,7 @@ def contents(root: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)
 def test_no_old_name_goes_along_and_all_is_marked(cohort, tmp_path, layout):
     write_layout(cohort, tmp_path / "out", layout, SEED, reports=True)
@@ -304,6 +305,7 @@ def test_nnunet(cohort, tmp_path):
         assert set(np.unique(sitk.GetArrayFromImage(mask))) <= {0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUT_NAMES)
 def test_the_command_writes_each_layout(cohort, tmp_path, layout):
     ended = ccella("export", cohort.root, layout=layout, out=tmp_path / "out")
@@ -320,6 +322,7 @@ def test_the_command_refuses_a_used_folder_and_another_layout(cohort, tmp_path):
     assert ccella("export", cohort.root, layout="bids", out=tmp_path / "other").code == 2
 
 
+@pytest.mark.slow
 def test_same_bytes_with_one_process_or_two(cohort, tmp_path):
     for workers in (1, 2):
         write_layout(cohort, tmp_path / str(workers) / "out", "picai", SEED, workers=workers)
