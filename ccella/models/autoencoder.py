@@ -13,10 +13,16 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiGroupNorm3D
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
+    AutoencoderKlMaisi,
+    MaisiDownsample,
+    MaisiGroupNorm3D,
+    MaisiUpsample,
+)
 from monai.inferers import sliding_window_inference
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ccella.core import (
     CcellaError,
@@ -34,12 +40,12 @@ from ..recipe import VaeConfig
 
 # %% ../../nbs/3_models/30_autoencoder.ipynb #4b056c25
 def _maisi_network(config: VaeConfig, splits: int) -> AutoencoderKlMaisi:
-    """Build MONAI's network for one-channel volumes, without attention."""
+    """Build MONAI's network, without attention."""
     levels = len(config.channels)
     return AutoencoderKlMaisi(
-        spatial_dims=3,
-        in_channels=1,
-        out_channels=1,
+        spatial_dims=len(config.factor),
+        in_channels=config.channels_in,
+        out_channels=config.channels_in,
         num_channels=tuple(config.channels),
         num_res_blocks=(config.res_blocks,) * levels,
         latent_channels=config.latent_channels,
@@ -58,13 +64,56 @@ def _use_plain_norms(network: nn.Module) -> None:
         if isinstance(module, MaisiGroupNorm3D):
             module.__class__ = nn.GroupNorm
 
+# %% ../../nbs/3_models/30_autoencoder.ipynb #d2b27843
+class _Shorten(nn.Module):
+    """A level's way down: its 3×3×3 convolution, with a stride of its own along every axis."""
+
+    def __init__(self, level: MaisiDownsample, stride: tuple[int, ...]):
+        super().__init__()
+        self.conv = level.conv
+        self.conv.conv.conv.stride = stride
+        self.pad = []
+        for step in reversed(stride):  # F.pad begins at the last axis
+            self.pad += [0, 1] if step == 2 else [1, 1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad as MAISI does where an axis is halved, on both sides where it is kept."""
+        return self.conv(F.pad(x, self.pad))
+
+# %% ../../nbs/3_models/30_autoencoder.ipynb #3ee8084f
+class _Lengthen(nn.Module):
+    """A level's way up: linear interpolation along the axes that were shortened, then its convolution."""
+
+    def __init__(self, level: MaisiUpsample, stride: tuple[int, ...]):
+        super().__init__()
+        self.conv = level.conv
+        self.factors = tuple(float(step) for step in stride)
+        self.mode = "trilinear" if len(stride) == 3 else "bilinear"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Interpolate and convolve."""
+        return self.conv(F.interpolate(x, scale_factor=self.factors, mode=self.mode))
+
+# %% ../../nbs/3_models/30_autoencoder.ipynb #ae955061
+def _replace_levels(blocks: nn.ModuleList, kind: type, by: type, strides: Sequence[tuple[int, ...]]) -> None:
+    """Put modules of `by` in the place of MAISI's of `kind`, one for each stride, in their order."""
+    places = [i for i, block in enumerate(blocks) if isinstance(block, kind)]
+    for i, stride in zip(places, strides, strict=True):
+        blocks[i] = by(blocks[i], stride)
+
+
+def _use_strides(network: AutoencoderKlMaisi, strides: Sequence[tuple[int, ...]]) -> None:
+    """Shorten and lengthen each axis by a stride of its own."""
+    _replace_levels(network.encoder.blocks, MaisiDownsample, _Shorten, strides)
+    _replace_levels(network.decoder.blocks, MaisiUpsample, _Lengthen, strides[::-1])
+
 # %% ../../nbs/3_models/30_autoencoder.ipynb #9f752041
 class Vae(nn.Module):
-    """MONAI's MAISI autoencoder for one-channel volumes in [0, 1], without hidden noise and on any device.
+    """MONAI's MAISI autoencoder for volumes or pictures in [0, 1], without hidden noise and on any device.
 
     Attributes:
         config: its sizes.
-        factor: how many times shorter an axis of the latent is.
+        factor: how many times shorter each axis of the latent is.
         sha256: hash of the file that the weights were read from; None where they were not read.
     """
 
@@ -74,58 +123,69 @@ class Vae(nn.Module):
         Args:
             config: its sizes.
             splits: pieces per convolution, to save GPU memory on whole full-size volumes (exact, slower).
+
+        Raises:
+            CcellaError: pieces with strides other than MAISI's.
         """
         super().__init__()
+        if splits > 1 and config.strides is not None:
+            raise CcellaError(
+                f"VAE: found splits {splits} with strides of its own, expected splits 1; "
+                "convolutions in pieces halve every axis: give a tile instead"
+            )
         self.config = config
         self.factor = config.factor
         self.sha256: str | None = None
         self.net = _maisi_network(config, splits)
         if splits == 1:
             _use_plain_norms(self.net)
+        if config.strides is not None:
+            _use_strides(self.net, config.level_strides)
 
 # %% ../../nbs/3_models/30_autoencoder.ipynb #6ae0829a
-def _in_tiles(network: Callable[[Tensor], Tensor], volume: Tensor, edge: int | None):
-    """Apply `network` whole, or in overlapping pieces blended by a Gaussian where an axis is longer than `edge`."""
+def _in_tiles(network: Callable[[Tensor], Tensor], volume: Tensor, edges: Sequence[int] | None):
+    """Apply `network` whole, or in overlapping pieces blended by a Gaussian where an axis is longer than its edge."""
     axes = volume.shape[2:]
-    if edge is None or max(axes) <= edge:
+    if edges is None or all(n <= edge for n, edge in zip(axes, edges)):
         return network(volume)
-    piece = tuple(min(edge, n) for n in axes)
+    piece = tuple(min(edge, n) for edge, n in zip(edges, axes))
     return sliding_window_inference(volume, piece, 1, network, overlap=0.25, mode="gaussian")
 
 # %% ../../nbs/3_models/30_autoencoder.ipynb #b65b1bae
 @patch
-def encode(self: Vae, x: Float[Tensor, "b 1 x y z"], tile: int | None = 32) -> tuple[Tensor, Tensor]:
-    """Encode volumes of one sequence.
+def encode(self: Vae, x: Float[Tensor, "b c *axes"], tile: int | None = 32) -> tuple[Tensor, Tensor]:
+    """Encode volumes of one sequence, or pictures.
 
     Args:
-        x: volumes in [0, 1]; every axis a multiple of `factor`.
+        x: volumes in [0, 1]; every axis a multiple of its `factor`.
         tile: longest edge of a latent that is made in one piece, in latent voxels; None: always whole.
 
     Returns:
         Mean and spread (b, c, x/f, y/f, z/f) of each volume.
 
     Raises:
-        CcellaError: an axis is no multiple of `factor`.
+        CcellaError: an axis is no multiple of its `factor`.
     """
     shape = tuple(x.shape[2:])
-    uneven = [n for n in shape if n % self.factor]
+    uneven = [n for n, factor in zip(shape, self.factor, strict=True) if n % factor]
     if uneven:
         raise CcellaError(
             f"VAE: found volumes of {shape}, axes of {uneven}, "
             f"expected multiples of {self.factor}, by which it makes them smaller; change grid.shape in the recipe"
         )
-    edge = None if tile is None else tile * self.factor
-    return _in_tiles(self.net.encode, x, edge)
+    edges = None if tile is None else [tile * factor for factor in self.factor]
+    return _in_tiles(self.net.encode, x, edges)
 
 
 @patch
-def decode(self: Vae, z: Float[Tensor, "b c x y z"], tile: int | None = 32) -> Float[Tensor, "b 1 X Y Z"]:
+def decode(self: Vae, z: Float[Tensor, "b c *axes"], tile: int | None = 32) -> Float[Tensor, "b d *AXES"]:
     """Decode unscaled latents into volumes as the network gives them (clip to [0, 1] before use)."""
-    return _in_tiles(self.net.decode, z, tile)
+    edges = None if tile is None else [tile] * len(self.factor)
+    return _in_tiles(self.net.decode, z, edges)
 
 # %% ../../nbs/3_models/30_autoencoder.ipynb #68c9cefd
 @patch
-def forward(self: Vae, x: Float[Tensor, "b 1 x y z"], eps: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def forward(self: Vae, x: Float[Tensor, "b c *axes"], eps: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Encode whole volumes and decode them from mu + sigma * eps: the pass that trains the VAE.
 
     Args:
@@ -148,13 +208,13 @@ def _divergence(mu: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _edge_gap(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Mean absolute difference of the neighbours' differences, summed over the three axes."""
-    gaps = [reconstruction.diff(dim=axis) - x.diff(dim=axis) for axis in (2, 3, 4)]
+    """Mean absolute difference of the neighbours' differences, summed over the axes."""
+    gaps = [reconstruction.diff(dim=axis) - x.diff(dim=axis) for axis in range(2, x.ndim)]
     return sum(gap.abs().mean() for gap in gaps)
 
 # %% ../../nbs/3_models/30_autoencoder.ipynb #7013029a
 def vae_loss(
-    x: Float[Tensor, "b 1 x y z"],
+    x: Float[Tensor, "b c *axes"],
     reconstruction: Tensor,
     mu: Tensor,
     sigma: Tensor,

@@ -72,10 +72,10 @@ class ScaleMeter:
         return ((self.squares + self.spread) / self.n).rsqrt().float()
 
 # %% ../../nbs/3_models/31_latents.ipynb #935f76cc
-def pool_mask(mask: np.ndarray | Tensor, factor: int) -> Bool[Tensor, "x y z"]:
-    """Mark every latent voxel that holds any voxel of the mask."""
+def pool_mask(mask: np.ndarray | Tensor, factor: Sequence[int]) -> Bool[Tensor, "x y z"]:
+    """Mark every latent voxel, of `factor` voxels along each axis, that holds any voxel of the mask."""
     inside = torch.as_tensor(np.asarray(mask)) > 0
-    return F.max_pool3d(inside.float()[None, None], factor)[0, 0] > 0
+    return F.max_pool3d(inside.float()[None, None], tuple(factor))[0, 0] > 0
 
 # %% ../../nbs/3_models/31_latents.ipynb #9b255077
 _LESIONS = "lesions"
@@ -86,13 +86,13 @@ def _lesion_file(exam) -> Path | None:
     return Path(exam.truth) / f"{_LESIONS}.nii.gz" if exam.truth else None
 
 
-def regions_of(exam, prepared: Prepared, factor: int) -> dict[str, Bool[Tensor, "x y z"]]:
+def regions_of(exam, prepared: Prepared, factor: Sequence[int]) -> dict[str, Bool[Tensor, "x y z"]]:
     """Give the masks of gland and lesions on the latent grid, each where the cohort has it.
 
     Args:
         exam: the cohort's exam.
         prepared: its volumes on the model's grid.
-        factor: how many voxels an axis of a latent voxel stands for.
+        factor: how many voxels a latent voxel stands for along each axis.
 
     Returns:
         `gland` and `lesion`, as far as they are known.
