@@ -265,9 +265,9 @@ def _without_unknown(row: dict) -> dict:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def _write(index: int, out: Path, institution: int, shape, seed: int, p_category) -> dict:
+def _write(index: int, out: Path, institution: int, shape, seed: int, p_category, namespace: str) -> dict:
     """Make and write one exam; give its row of the table."""
-    exam = phantom_exam(seed, index, institution, shape, p_category=p_category)
+    exam = phantom_exam(seed, index, institution, shape, namespace, p_category)
     findings = exam.findings
     truth = {
         "tissue": exam.tissue,
@@ -281,14 +281,14 @@ def _write(index: int, out: Path, institution: int, shape, seed: int, p_category
     return row | known | _without_unknown({"isup": findings.isup})
 
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #c106e576
-def _planned_rows(exams: int, seed: int, institution: int, p_category) -> list[dict]:
+def _planned_rows(exams: int, seed: int, institution: int, p_category, namespace: str) -> list[dict]:
     """Give the rows of a cohort as far as they are known before anything is painted."""
     rows = []
     for i in range(exams):
-        findings = _draw(seed, i, institution, "public", p_category).findings
+        findings = _draw(seed, i, institution, namespace, p_category).findings
         row = {
-            "exam_id": exam_name(seed, i, institution),
-            "patient_id": exam_name(seed, patient_of(i), institution, kind="p"),
+            "exam_id": exam_name(seed, i, institution, namespace),
+            "patient_id": exam_name(seed, patient_of(i), institution, namespace, "p"),
             "axt2": "axt2.nii.gz",
             "pirads": findings.pirads,
             "isup": findings.isup,
@@ -335,6 +335,7 @@ def write_phantoms(
     workers: int = 1,
     progress: bool = False,
     p_category: Sequence[float] = P_CATEGORY,
+    namespace: str = "public",
 ) -> Cohort:
     """Write phantom exams as a cohort folder; the same arguments give the same bytes.
 
@@ -349,6 +350,7 @@ def write_phantoms(
         workers: processes.
         progress: show a bar.
         p_category: probabilities of PI-RADS 1 to 5.
+        namespace: public, or the one of the parts that ship.
 
     Raises:
         CcellaError: no such institution, too small a grid, too few exams to split, or a folder with another cohort.
@@ -357,10 +359,20 @@ def write_phantoms(
     check_grid(shape)
     _check_institution(institution)
     settings = {"seed": seed, "institution": institution, "shape": list(shape), "p_category": list(p_category)}
+    if namespace != "public":
+        settings["namespace"] = namespace
     made_by = {"phantom": settings}
-    planned = _planned_rows(exams, seed, institution, p_category)
+    planned = _planned_rows(exams, seed, institution, p_category, namespace)
     _refuse_phantoms(out, made_by, planned, label_rule, seed if split else None)
-    work = partial(_write, out=out, institution=institution, shape=tuple(shape), seed=seed, p_category=p_category)
+    work = partial(
+        _write,
+        out=out,
+        institution=institution,
+        shape=tuple(shape),
+        seed=seed,
+        p_category=p_category,
+        namespace=namespace,
+    )
     rows = [_labelled(row, label_rule) for row in _make_rows(work, exams, workers, progress)]
     cohort = write_cohort(out, rows, label_rule, [s.name for s in PROSTATE_SEQUENCES], made_by=made_by)
     return cohort.split(seed=seed).write() if split else cohort
