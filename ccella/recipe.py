@@ -342,14 +342,14 @@ class VaeTrainConfig(Config):
     eval_every: int = Field(1000, ge=1)  # steps
     save_every: int = Field(1000, ge=1)  # steps
 
-# %% ../nbs/0_ground/01_recipe.ipynb #a4fcdb4f
+# %% ../nbs/0_ground/01_recipe.ipynb #7beec052
 class TextTrainConfig(Config):
     """How a text encoder is trained, on reports of which it is known what they tell.
 
     Its states are as wide as `model.text_width`.
     """
 
-    reports: int = Field(15_000, ge=2)
+    reports: int = Field(15_000, ge=2, le=50_000)
     layers: int = Field(3, ge=1)
     heads: int = Field(2, ge=1)
     vocabulary: int = Field(3000, ge=50)  # pieces of the tokenizer, at most
@@ -370,7 +370,7 @@ class TextTrainConfig(Config):
 class FeatureTrainConfig(Config):
     """How a feature network is trained, on phantoms of both institutions."""
 
-    exams: int = Field(500, ge=2)  # of each institution; a quarter as many on a grid of half the size
+    exams: int = Field(500, ge=2, le=50_000)  # of each institution; a quarter as many on a grid of half the size
     coarse: float = Field(0.2, ge=0, le=1)  # share of the steps on that grid
     widths: tuple[int, ...] = (16, 32, 48, 64)  # channels of the stages; the last: features
     steps: int = Field(1500, ge=1)
