@@ -6,7 +6,7 @@
 __all__ = ['RunName', 'SettingsOption', 'CohortOption', 'RecipeOption', 'FromScratchOption', 'ShowReportsOption', 'CoresOption',
            'ProfileOption', 'STUDIES', 'StudyOption', 'ThereOption', 'SyntheticOption', 'DryRunOption', 'RealOption',
            'SeenOption', 'DropCopiesOption', 'FeaturesOption', 'RunOptions', 'cores_or_all', 'refuse_unfit_cohorts',
-           'before_in', 'print_done', 'run_command', 'evaluate_command']
+           'before_in', 'print_done', 'run_command', 'execute_notebook', 'evaluate_command']
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #3b2fc1a6
 import os
@@ -351,8 +351,19 @@ def _write_parameters(out: Path, recipe, paths: Mapping[str, Path | None], setti
     return out / "parameters.yaml"
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #4e79542d
-def _run_notebook(notebook: Path, executed: Path, parameters: Path, log: Path) -> None:
-    """Execute a notebook. CcellaError, with the notebook's own, where it fails."""
+def execute_notebook(notebook: Path, executed: Path, parameters: Path, log: Path, doing: str) -> None:
+    """Execute a notebook, in a process of its own.
+
+    Args:
+        notebook: with a cell of parameters.
+        executed: what is written, on failure too.
+        parameters: a YAML file.
+        log: takes what is printed.
+        doing: what a person reads meanwhile.
+
+    Raises:
+        CcellaError: the notebook failed; the message is its own.
+    """
     import subprocess
 
     from ccella.core import CcellaError
@@ -360,7 +371,7 @@ def _run_notebook(notebook: Path, executed: Path, parameters: Path, log: Path) -
 
     papermill = [sys.executable, "-m", "papermill", notebook, executed, "-f", parameters]
     papermill += ["--kernel", "python3", "--no-progress-bar", "--no-log-output"]
-    with console().status("measuring"), open(log, "w") as file:
+    with console().status(doing), open(log, "w") as file:
         ended = subprocess.run([str(part) for part in papermill], stdout=file, stderr=subprocess.STDOUT)
     if ended.returncode:
         raise CcellaError(error_in(executed) or f"see {log}")
@@ -389,7 +400,8 @@ def _evaluate_pair(real: Path, synthetic: Path, out: Path, recipe: str, seen: Pa
     out.mkdir(parents=True, exist_ok=True)
     paths = {"real": real, "synthetic": synthetic, "seen": seen}
     parameters = _write_parameters(out, loaded, paths, settings)
-    _run_notebook(find_notebooks() / "appraise.ipynb", out / "evaluation.ipynb", parameters, out / "evaluation.log")
+    log = out / "evaluation.log"
+    execute_notebook(find_notebooks() / "appraise.ipynb", out / "evaluation.ipynb", parameters, log, "measuring")
     _show_glance(f"{synthetic} against {real}", read_json(out / "evaluation.json")["glance"])
     page = out / "evaluation.html"
     print(f"open {page}")

@@ -218,13 +218,21 @@ def report_course(reports: int, seed: int, namespace: str, first: int = 0) -> Te
 
     return TextCourse(texts, REPORT_QUESTIONS, [report_goals(f) for f in findings], REPORT_MARKS, sentences)
 
-# %% ../../../nbs/2_organs/prostate/28_report_course.ipynb #17bc74bc
-PROBE_QUESTIONS = {
-    "pirads3": lambda findings: findings.pirads >= 3,
-    "side": lambda findings: findings.index.side,
-    "zone": lambda findings: findings.index.zone,
-    "level": lambda findings: findings.index.level,
-}
+# %% ../../../nbs/2_organs/prostate/28_report_course.ipynb #f4548a79
+def _is_suspicious(findings: Findings) -> bool:
+    return findings.pirads >= 3
+
+
+def _is_any(findings: Findings) -> bool:
+    return True
+
+
+def _of_index(part: str) -> Callable[[Findings], str]:
+    return lambda findings: getattr(findings.index, part)
+
+
+PROBE_QUESTIONS = {"pirads3": (_is_any, _is_suspicious)}  # question → (of which exams it is asked, the right answer)
+PROBE_QUESTIONS |= {part: (_is_suspicious, _of_index(part)) for part in _PARTS}
 _PROBE_FIRST = {"fit": 100_000, "test": 200_000, "stranger": 300_000}  # numbers that no training has used
 
 
