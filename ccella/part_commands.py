@@ -7,7 +7,7 @@ __all__ = ['OutArgument', 'PartRecipeOption', 'StepsOption', 'fit_part', 'part_o
            'fit_features_command']
 
 # %% ../nbs/7_cli/73_part_commands.ipynb #5727cbd1
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -18,13 +18,22 @@ from .run_commands import CoresOption, SettingsOption, execute_notebook
 from .terminal import RUNS_PANEL, command, console, result_table, settings_of
 
 # %% ../nbs/7_cli/73_part_commands.ipynb #554ed1f5
-def _refuse_other_part(out: Path, notebook: str) -> None:
-    """Raise CcellaError for a folder of something else."""
+def _refuse_other_part(out: Path, notebook: str, recipe, keys: Iterable[str]) -> None:
+    """Raise CcellaError for a folder of something else, or of the part with other settings under `keys`."""
     from ccella.core import CcellaError
+    from ccella.recipe import load_recipe
 
-    if out.is_dir() and any(out.iterdir()) and not (out / notebook).is_file():
+    kept = out / "recipe.yaml"
+    if out.is_dir() and any(out.iterdir()) and not ((out / notebook).is_file() and kept.is_file()):
+        raise CcellaError(f"{out}: found a folder without {notebook}, expected an empty or this part's; name another")
+    if not kept.is_file():
+        return
+    before = load_recipe(kept)
+    if before.hash(keys) != recipe.hash(keys):
+        changed = ", ".join(before.differences(recipe, keys))
         raise CcellaError(
-            f"{out}: found a folder without {notebook}, expected an empty one or this part's; name another"
+            f"{out}: found this part made with other settings ({changed}), expected the same; "
+            "name another folder or remove it"
         )
 
 
@@ -40,29 +49,27 @@ def _show_figures(title: str, metrics: Mapping) -> None:
     console().print(lines)
 
 # %% ../nbs/7_cli/73_part_commands.ipynb #d7fcbac8
-def fit_part(notebook: str, out: Path, recipe: str, overrides: Mapping, parameters: Mapping) -> None:
+def fit_part(notebook: str, out: Path, recipe, keys: Iterable[str], parameters: Mapping) -> None:
     """Execute a stage notebook that makes a part, and show the figures that it found.
 
     Args:
         notebook: its name in the folder of stage notebooks; it takes `out`, `recipe` and `parameters`.
         out: the part's folder.
-        recipe: a recipe of the package or a YAML file.
-        overrides: settings of the recipe to be changed.
+        recipe: loaded.
+        keys: its settings that decide the part.
         parameters: what else the notebook is given.
 
     Raises:
-        CcellaError: the folder is of something else, or the notebook failed; the message is the notebook's own.
+        CcellaError: the folder is of something else or of other settings, or the notebook failed, in its own words.
     """
     import yaml
 
     from ccella.core import atomic_path, read_json
-    from ccella.recipe import load_recipe
     from ccella.studies.engine import find_notebooks
 
-    loaded = load_recipe(recipe, overrides)
-    _refuse_other_part(out, notebook)
+    _refuse_other_part(out, notebook, recipe, keys)
     out.mkdir(parents=True, exist_ok=True)
-    loaded.dump(out / "recipe.yaml")
+    recipe.dump(out / "recipe.yaml")
     given = {"out": str(out.resolve()), "recipe": str((out / "recipe.yaml").resolve()), **parameters}
     with atomic_path(out / "parameters.yaml") as part:
         part.write_text(yaml.safe_dump(given), encoding="utf-8")
@@ -126,8 +133,10 @@ def fit_text_command(
     text.encoder may name, the executed notebook, and metrics.json: what a linear probe reads from the encoder's
     states, for readers that it knows and for one that it never met. The same command again goes on where it stopped.
     """
-    overrides = part_overrides("train_text", steps, settings)
-    fit_part("fit_text.ipynb", out, recipe, overrides, computed_by(device, cores))
+    from ccella.recipe import TEXT_TRAINING, load_recipe
+
+    loaded = load_recipe(recipe, part_overrides("train_text", steps, settings))
+    fit_part("fit_text.ipynb", out, loaded, TEXT_TRAINING, computed_by(device, cores))
 
 # %% ../nbs/7_cli/73_part_commands.ipynb #ddbd2667
 @command(
@@ -151,5 +160,7 @@ def fit_features_command(
     --features phantom=OUT may name, the executed notebook, and metrics.json: what its features tell of exams that it
     has not seen, and which changes its distances see. The same command again goes on where it stopped.
     """
-    overrides = part_overrides("train_features", steps, settings)
-    fit_part("fit_features.ipynb", out, recipe, overrides, computed_by(device, cores))
+    from ccella.recipe import FEATURE_TRAINING, load_recipe
+
+    loaded = load_recipe(recipe, part_overrides("train_features", steps, settings))
+    fit_part("fit_features.ipynb", out, loaded, FEATURE_TRAINING, computed_by(device, cores))

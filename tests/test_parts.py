@@ -1,0 +1,63 @@
+"""A part of a generator, made from nothing by its stage notebook: its files, its provenance, and what is refused."""
+
+import json
+
+import pytest
+
+from ccella.core import CcellaError
+from ccella.measures.published import load_feature_network
+from ccella.models.text import load_text_encoder
+from ccella.part_commands import fit_part
+from ccella.recipe import FEATURE_TRAINING, TEXT_TRAINING, load_recipe
+
+pytestmark = pytest.mark.slow
+ON_ONE_CORE = {"threads": 1, "device": "cpu"}
+TEXT = {**ON_ONE_CORE, "probe": [200, 60, 60], "held_out": 10}
+FEATURES = {**ON_ONE_CORE, "held_out": 8}
+
+
+def printed(folder, notebook: str) -> str:
+    """What the cells of an executed notebook printed."""
+    cells = json.loads((folder / notebook).read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return "\n".join("".join(output.get("text", "")) for output in outputs)
+
+
+def test_a_text_encoder_from_nothing(tmp_path):
+    """The same command again takes no step and changes no weight; other settings change nothing of what is there."""
+    out, recipe = tmp_path / "text", load_recipe("tiny")
+    fit_part("fit_text.ipynb", out, recipe, TEXT_TRAINING, TEXT)
+    assert "6 steps taken now" in printed(out, "fit_text.ipynb")
+    first = load_text_encoder(out)
+    assert first.width == recipe.model.text_width
+    fit_part("fit_text.ipynb", out, recipe, TEXT_TRAINING, TEXT)
+    assert "0 steps taken now" in printed(out, "fit_text.ipynb")
+    assert load_text_encoder(out).sha == first.sha
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(CcellaError, match=r"other settings \(seed\)"):
+        fit_part("fit_text.ipynb", out, recipe.changed({"seed": 2}), TEXT_TRAINING, TEXT)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_what_a_text_encoder_says_of_itself(tmp_path):
+    out, recipe = tmp_path / "text", load_recipe("tiny", {"train_text.steps": 2, "seed": 3})
+    fit_part("fit_text.ipynb", out, recipe, TEXT_TRAINING, TEXT)
+    about = json.loads((out / "about.json").read_text())["provenance"]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (about["seed"], about["namespace"], about["institutions"], about["steps"]) == (3, "shipped", [1], 2)
+    assert about["recipe"] == metrics["recipe"] == recipe.hash(TEXT_TRAINING)
+    assert metrics["sha256"] == load_text_encoder(out).sha
+    assert metrics["side.stranger"]["n"] <= 60
+
+
+def test_a_feature_network_from_nothing(tmp_path):
+    out, recipe = tmp_path / "features", load_recipe("tiny")
+    fit_part("fit_features.ipynb", out, recipe, FEATURE_TRAINING, FEATURES)
+    network = load_feature_network("phantom", out)
+    config = json.loads((out / "config.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert config["provenance"]["institutions"] == [1, 2]
+    assert config["provenance"]["recipe"] == recipe.hash(FEATURE_TRAINING)
+    assert metrics["sha256"] == network.sha256
+    fit_part("fit_features.ipynb", out, recipe, FEATURE_TRAINING, FEATURES)
+    assert load_feature_network("phantom", out).sha256 == network.sha256
