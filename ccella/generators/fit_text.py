@@ -230,7 +230,7 @@ def text_losses(learner: TextLearner, lesson: TextLesson) -> dict[str, Tensor]:
     losses = {"marks": weighted_sum(of_tokens, course.marks, part)}
     if hidden.any():
         embedding = learner.encoder.get_input_embeddings().weight
-        guesses = states[hidden] @ embedding.T * states.shape[-1] ** -0.5
+        guesses = states[hidden] @ embedding.T
         losses["words"] = _WORDS_WEIGHT * F.cross_entropy(guesses, lesson.ids[hidden])
     if not part:
         mean = (states * real[..., None]).sum(1) / real.sum(1, keepdim=True)
