@@ -117,7 +117,7 @@ def computed_by(device: str, cores: int | None) -> dict[str, object]:
     RUNS_PANEL,
     "ccella fit-text my_encoder  the shipped text encoder, from nothing",
     "ccella fit-text my_encoder --set seed=2  another one like it",
-    "ccella run mine --recipe phantom --set text.encoder=my_encoder  a generator that reads by it",
+    "ccella run mine --recipe phantom --set text.encoder=$PWD/my_encoder  a generator that reads by it",
 )
 def fit_text_command(
     out: OutArgument,
