@@ -421,6 +421,8 @@ def text_training(
     texts = _fingerprint(tokenizer.backend_tokenizer.to_str(), *course.texts)
     identity = {"recipe": recipe.hash(TEXT_TRAINING), "texts": texts}
     done = state_step(folder, identity)
+    if done == train.steps and (folder / "about.json").is_file():
+        return  # what is there keeps the provenance of its training
     trainer = _TextTrainer(_new_learner(recipe, course, tokenizer), recipe, folder, device, identity)
     if done:
         trainer.load(done)

@@ -302,6 +302,8 @@ def feature_training(
     refuse_precision(train.precision, device)
     identity = {"recipe": recipe.hash(FEATURE_TRAINING), "volumes": _volumes_fingerprint(course)}
     done = state_step(folder, identity)
+    if done == train.steps and (folder / "config.json").is_file():
+        return  # what is there keeps the provenance of its training
     trainer = _FeatureTrainer(new_feature_learner(recipe, course.questions), recipe, folder, device, identity)
     if done:
         trainer.load(done)
