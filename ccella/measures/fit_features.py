@@ -67,6 +67,9 @@ def feature_lesson(volumes: Sequence[TaughtVolume], questions: Questions, moves:
     return FeatureLesson(x, goals, _stacked([volume.shown for volume in volumes], moves))
 
 # %% ../../nbs/5_measures/53_fit_features.ipynb #f325ecd2
+_COARSE_UNTIL = 0.9  # share of the steps
+
+
 @dataclass(frozen=True)
 class VolumeCourse:
     """Volumes that a feature network learns from.
@@ -92,7 +95,8 @@ def lesson(self: VolumeCourse, recipe: Recipe, step: int) -> FeatureLesson:
     """
     train = recipe.train_features
     rng = np.random.default_rng(seed_for("volumes", recipe.seed, step))
-    is_coarse = rng.random() < train.coarse and len(self.coarse) > 0
+    may_be_coarse = len(self.coarse) > 0 and step < _COARSE_UNTIL * train.steps
+    is_coarse = rng.random() < train.coarse and may_be_coarse
     volumes, shift = (self.coarse, train.shift // 2) if is_coarse else (self.fine, train.shift)
     rows = rng.integers(len(volumes), size=train.batch)
     moves = rng.integers(-shift, shift + 1, (train.batch, 2))
