@@ -282,10 +282,14 @@ def _quantile(sources: Sequence[Chance], tail: float) -> float:
     return float(np.average(quantiles, weights=weights) if any(weights) else max(quantiles))
 
 # %% ../../nbs/5_measures/50_stats.ipynb #e88a9769
+def _with_one_more(pull: float, sources: Sequence[Chance]) -> list[Chance]:
+    """Add one more patient of this pull, with the degrees of freedom of all."""
+    return [*sources, Chance(pull**2, sum(source.freedom for source in sources))]
+
+
 def _share_ends(value: float, sources: Sequence[Chance], smallest: int, level: float) -> tuple[float, float]:
     """Give Wilson's interval of a share that is worth as many tosses as its variance says."""
-    one_more = Chance(((value - 0.5) / (smallest + 1)) ** 2, smallest - 1)
-    sources = [*sources, one_more]
+    sources = _with_one_more((value - 0.5) / (smallest + 1), sources)
     nearer_half = (smallest * value + 0.5) / (smallest + 1)
     tosses = nearer_half * (1 - nearer_half) / max(_sum_of(sources), 1e-12)
     return _wilson_ends(value, tosses, _quantile(sources, (1 - level) / 2))
@@ -525,8 +529,7 @@ def _p_value(distance: float, sources: Sequence[Chance]) -> float:
 
 def _difference_of(value: float, sources: Sequence[Chance], smallest: int, n: int, level: float) -> Difference:
     """Give a difference of two shares with its interval and test."""
-    one_more = Chance((0.5 / smallest) ** 2, smallest - 1)
-    sources = [*sources, one_more]
+    sources = _with_one_more(0.5 / smallest, sources)
     se = float(np.sqrt(_sum_of(sources)))
     quantile = _quantile(sources, (1 - level) / 2)
     detectable = (_quantile(sources, 0.025) + _quantile(sources, 0.2)) * se
