@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEWEST_RANKED', 'Estimate', 'estimate_text', 'binary', 'auc', 'average_precision', 'ceiling_auc', 'wilson', 'Chance',
            'over_patients', 'mean_over_patients', 'rank_correlation', 'subsample', 'mean_of_runs', 'chance_of_runs',
-           'Difference', 'Trials', 'DrawnStudy', 'draw_study', 'delong', 'holm', 'bootstrap', 'Redrawn']
+           'Difference', 'Trials', 'DrawnStudy', 'draw_study', 'delong', 'holm', 'Redrawn']
 
 # %% ../../nbs/5_measures/50_stats.ipynb #cf9fd0cc
 from collections.abc import Callable, Mapping, Sequence
@@ -501,7 +501,7 @@ def chance_of_runs(values: np.ndarray) -> Chance:
 
 # %% ../../nbs/5_measures/50_stats.ipynb #2e74c247
 class Difference(NamedTuple):
-    """Hold a difference a − b with its interval and p-value, all None where one training says nothing of others.
+    """Hold a difference a − b with its interval and p-value, all None where one training or patient says nothing.
 
     `detectable` is the difference that such a study finds four times in five at the 5% level.
     """
@@ -679,8 +679,11 @@ def delong(labels, a, b, patients=None, level: float = 0.95) -> Difference:
         patients: (n,) whose exam it is; None: every exam is of a patient of its own.
         level: of the interval.
 
+    Returns:
+        The difference; without an interval where a class has one patient, which has no variance.
+
     Raises:
-        ValueError: what `auc` refuses, or fewer than two patients of a class, which have no variance.
+        ValueError: what `auc` refuses.
     """
     y, a = binary(labels, a)
     _, b = binary(labels, b)
@@ -689,7 +692,7 @@ def delong(labels, a, b, patients=None, level: float = 0.95) -> Difference:
     classes = _classes(of_exam, y)
     smallest = _smallest(classes)
     if smallest < 2:
-        raise ValueError(f"DeLong's test: found {smallest} patient of a class, expected {_TWO_PATIENTS}")
+        return Difference(value, None, None, None, None, len(y))
     pulls = _pulls_on_auc(y, a, of_exam) - _pulls_on_auc(y, b, of_exam)
     sources = [_shared_chance(pulls[None, members]) for members in classes]
     return _difference_of(value, sources, smallest, len(y), level)
@@ -716,12 +719,7 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
     corrected[order] = np.minimum(1, raised)
     return [value if known else None for value, known in zip(corrected.tolist(), tested)]
 
-# %% ../../nbs/5_measures/50_stats.ipynb #e8f05b4c
-def bootstrap(labels, scores, statistic: Callable = auc, patients=None, draws: int = 0, level=0.95, seed: int = 0):
-    """Give `over_patients`, which needs neither draws nor a seed: both are without effect."""
-    return over_patients(labels, scores, statistic, patients, statistic in (auc, average_precision), level)
-
-
-def Redrawn(labels, scores, statistic: Callable = average_precision, patients=None, draws: int = 0, seed: int = 0):
-    """Give `Trials`, which need neither draws nor a seed: both are without effect."""
+# %% ../../nbs/5_measures/50_stats.ipynb #e4c00ea1
+def Redrawn(labels, scores, statistic: Callable = average_precision, patients=None, draws: int = 0) -> Trials:
+    """Give `Trials`; `draws` is without effect."""
     return Trials(labels, scores, statistic, patients)
