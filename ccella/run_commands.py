@@ -378,11 +378,12 @@ def execute_notebook(notebook: Path, executed: Path, parameters: Path, log: Path
 
 
 def _show_glance(title: str, rows: list[dict]) -> None:
-    """Print the first table of an evaluation."""
-    lines = result_table(title, "question", "measure", "synthetic", "nothing learnt", "real", right=2)
-    for row in rows:
-        values = [f"{row[key]:.3g}" for key in ("synthetic", "nothing learnt", "real")]
-        lines.add_row(row["question"], row["measure"], *values)
+    """Print the first table of an evaluation: figures with intervals, and where nothing is judged why."""
+    from ccella.studies.evaluation import glance_table
+
+    lines = result_table(title, "question", "measure", "synthetic", "nothing learnt", "real", "place", right=2)
+    for row in glance_table(rows):
+        lines.add_row(*row.values())
     console().print(lines)
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #ab30e002

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from scipy.stats import spearmanr
 
 from ..core import CcellaError
-from .stats import Estimate, bootstrap, mean_over_patients, wilson
+from .stats import Estimate, mean_over_patients, over_patients, rank_correlation, wilson
 from ..organs.prostate.detector import DETECTOR_SEQUENCES, Candidate, detect
 from ..organs.prostate.findings import Finding, Findings
 from ..organs.prostate.reading import Reading, Sighting
@@ -130,6 +129,8 @@ def shuffled_control(
     off_diagonal = fits.sum() - np.trace(fits)
     mean = float(off_diagonal / (n * (n - 1)))
     low, high = np.quantile(shuffles, (0.025, 0.975))
+    if low == high:  # all expectations are alike: shuffling says nothing
+        return Estimate(mean, None, None, n)
     return Estimate(mean, float(min(low, mean)), float(max(high, mean)), n)
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #d0aa8725
@@ -180,51 +181,30 @@ def rates(table: pd.DataFrame, by: str | Sequence | None = None) -> dict:
     return {group: _agreement(part.side_said, part.side_shown) for group, part in groups}
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #1b092bcb
-def lesion_adc(table: pd.DataFrame, by: Sequence, seed: int = 0) -> dict:
+def lesion_adc(table: pd.DataFrame, by: Sequence) -> dict:
     """Give the mean ADC (1e-6 mm²/s) of the spots shown where a lesion is claimed, per group: {group: Estimate}.
 
     Args:
         table: of `compare_with_reports`.
         by: a value per row; rows of None are left out.
-        seed: of the interval's draws.
     """
     grouped = table.assign(group=pd.array(list(by), dtype="object"))
     claims = grouped[table.claim & table.adc_1e6mm2s.notna()]
-    return {
-        group: mean_over_patients(part.adc_1e6mm2s.to_numpy(float), seed=seed)
-        for group, part in claims.groupby("group")
-    }
+    return {group: mean_over_patients(part.adc_1e6mm2s.to_numpy(float)) for group, part in claims.groupby("group")}
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #c7bfab41
-_SIZE_DRAWS = 500  # of the rank correlation's interval
-
-
-def _size_correlation(claims: pd.DataFrame, seed: int) -> Estimate:
-    """Give Spearman's correlation of the sizes said and shown; no value where either has no ranks."""
+def _size_correlation(claims: pd.DataFrame) -> Estimate:
+    """Give Spearman's correlation of the sizes said and shown; not measured where there are few."""
     sized = claims[claims.size_mm_said.notna() & claims.size_mm_shown.notna()]
-    said = sized.size_mm_said.to_numpy(float)
-    shown = sized.size_mm_shown.to_numpy(float)
-    n = len(sized)
-    if n <= 2 or not np.ptp(said) or not np.ptp(shown):
-        return Estimate(None, None, None, n)
-
-    def rank_correlation(_, drawn) -> float:
-        rows = drawn.astype(int)
-        a, b = said[rows], shown[rows]
-        if not (np.ptp(a) and np.ptp(b)):
-            # the bootstrap leaves such a draw out
-            raise ValueError("sizes: found one value only, expected two or more")
-        return float(spearmanr(a, b).statistic)
-
-    return bootstrap(np.zeros(n), np.arange(n), rank_correlation, seed=seed, draws=_SIZE_DRAWS)
+    return rank_correlation(sized.size_mm_said.to_numpy(float), sized.size_mm_shown.to_numpy(float))
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #d7bbe9ba
-def _presence_auc(table: pd.DataFrame, seed: int) -> Estimate:
+def _presence_auc(table: pd.DataFrame) -> Estimate:
     """Give the score's AUC between claims and exams of PI-RADS 1 or 2; no value where one of them is missing."""
     known = table[table.claim | table.pirads.isin((1, 2))]
     if known.claim.nunique() < 2:
         return Estimate(None, None, None, len(known))
-    return bootstrap(known.claim.astype(int), known.score, seed=seed)
+    return over_patients(known.claim.astype(int), known.score)
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #03c973ce
 def _words(claims: pd.DataFrame, kind: str) -> dict[str, list]:
@@ -270,7 +250,7 @@ def faithfulness(
         words, pictures = [a for a, _ in told], [b for _, b in told]
         figures[what] = _agreement(words, pictures)
         figures[f"{what}_shuffled"] = chance(words, pictures, seed)
-    figures["size_correlation"] = _size_correlation(claims, seed)
-    figures["presence_auc"] = _presence_auc(table, seed)
+    figures["size_correlation"] = _size_correlation(claims)
+    figures["presence_auc"] = _presence_auc(table)
     figures["understood"] = _share_understood(table)
     return figures

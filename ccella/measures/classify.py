@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from ..core import CcellaError, atomic_path, read_json, seed_for, write_json
 from ..exams.prepare import Prepared
 from .features import ConvFeatures
-from .stats import Estimate, auc, average_precision, bootstrap, wilson
+from .stats import Estimate, auc, average_precision, over_patients, wilson
 from ..recipe import ClassifierConfig
 
 # %% ../../nbs/5_measures/55_classify.ipynb #9a8bee4c
@@ -432,14 +432,7 @@ def rate(hits: np.ndarray, counted: np.ndarray, patients=None) -> Estimate:
     return wilson(hit / n * people, people)._replace(n=n)
 
 # %% ../../nbs/5_measures/55_classify.ipynb #f5f6b966
-def scores(
-    labels,
-    p,
-    patients=None,
-    threshold: float = 0.5,
-    draws: int = 1000,
-    seed: int = 0,
-) -> dict[str, Estimate]:
+def scores(labels, p, patients=None, threshold: float = 0.5) -> dict[str, Estimate]:
     """Give AUC, AP, accuracy, sensitivity, specificity, PPV and NPV with 95% intervals.
 
     Args:
@@ -447,8 +440,6 @@ def scores(
         p: (n,) probability of the positive class.
         patients: (n,) ids, where a patient may have several exams.
         threshold: from which an exam is called positive.
-        draws: bootstrap draws for AUC and AP.
-        seed: of the draws.
 
     Raises:
         ValueError: what `ccella.measures.stats.auc` refuses.
@@ -460,8 +451,8 @@ def scores(
     called, positive = p >= threshold, y == 1
     everyone = np.ones(len(y), bool)
     return {
-        "auc": bootstrap(y, p, auc, patients, draws, seed=seed),
-        "ap": bootstrap(y, p, average_precision, patients, draws, seed=seed),
+        "auc": over_patients(y, p, patients=patients),
+        "ap": over_patients(y, p, average_precision, patients),
         "accuracy": rate(called == positive, everyone, patients),
         "sensitivity": rate(called, positive, patients),
         "specificity": rate(~called, ~positive, patients),

@@ -19,7 +19,7 @@ from ..core import CcellaError, patch
 from ..figures import Shown, montage
 from .features import FeatureNetwork
 from .nearest import Atlas, ExamStream, Match, Matching, Near, Posed, pose
-from .stats import Estimate, bootstrap, wilson
+from .stats import Estimate, over_patients, wilson
 
 # %% ../../nbs/5_measures/59_copies.ipynb #98d27deb
 class CopyLimits(NamedTuple):
@@ -83,16 +83,15 @@ def copy_limits(test: Sequence[Match], margin: float = 1.0) -> CopyLimits:
     )
 
 # %% ../../nbs/5_measures/59_copies.ipynb #5a80f932
-def membership(members: Sequence[float], others: Sequence[float], seed: int = 0, draws: int = 500) -> Estimate:
-    """Give the AUC, with its interval over exams, of telling members from others by the nearest synthetic exam.
+def membership(members: Sequence[float], others: Sequence[float], patients: Sequence | None = None) -> Estimate:
+    """Give the AUC, with its interval over patients, of telling members from others by the nearest synthetic exam.
 
     0.5 is chance, 1 gives all members away.
 
     Args:
         members: nearness (higher is nearer) of each training exam to the nearest synthetic one.
         others: that of each test exam.
-        seed: of the draws.
-        draws: bootstrap draws.
+        patients: whose exam each is, of members and others in this order; None: each is of a patient of its own.
 
     Raises:
         CcellaError: either is empty.
@@ -101,7 +100,7 @@ def membership(members: Sequence[float], others: Sequence[float], seed: int = 0,
         found = f"{len(members)} training and {len(others)} test exams"
         raise CcellaError(f"membership: found {found}, expected at least one of each")
     labels = np.repeat([1, 0], [len(members), len(others)])
-    return bootstrap(labels, [*members, *others], draws=draws, seed=seed)
+    return over_patients(labels, [*members, *others], patients=patients)
 
 # %% ../../nbs/5_measures/59_copies.ipynb #02c57d30
 def _most_correlated_first(found: Match) -> tuple[float, str]:

@@ -132,8 +132,8 @@ def text_probe(
         own = probe.match(features, states)
         shuffled = probe.match(features, states, _other_reports(len(reported), seed))
         found[name] = {
-            "match": mean_over_patients(own, patients, draws, seed).to_dict(),
-            "match_shuffled": mean_over_patients(shuffled, patients, draws, seed).to_dict(),
+            "match": mean_over_patients(own, patients).to_dict(),
+            "match_shuffled": mean_over_patients(shuffled, patients).to_dict(),
         }
     return found | {
         "learnt_from": len(learnt),

@@ -22,7 +22,7 @@ from ..exams.cohort import Cohort, Exam
 from ..exams.prepare import Prepared, prepare_exam
 from .features import PLANES, FeatureNetwork, extract, extract_slices
 from .metrics import density_coverage, fid, kid, precision_recall
-from .stats import Estimate, bootstrap, subsample
+from .stats import Estimate, over_patients, subsample
 from ..organs.prostate.detector import DETECTOR_SEQUENCES, axes_mm, locate_gland, radius
 from ..recipe import Recipe
 
@@ -369,7 +369,7 @@ def intensities(
     rows = []
     for column in of_real:
         a, b = of_real[column], of_synthetic[column]
-        difference = bootstrap(which, np.concatenate([a, b]), _difference_in_sd, draws=draws)
+        difference = over_patients(which, np.concatenate([a, b]), _difference_in_sd, share=False)
         tissue, sequence, statistic = column
         row = {"tissue": tissue, "sequence": sequence, "statistic": statistic}
         row |= {

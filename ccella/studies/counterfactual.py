@@ -18,7 +18,8 @@ from ..figures import TITLES, draw_slice, picture_grid
 from ..generators.exam_generator import ExamGenerator
 from ..generators.requests import Request
 from ..measures.agreement import shuffled_control
-from ..measures.stats import Estimate, mean_over_patients, wilson
+from ..measures.classify import rate
+from ..measures.stats import Estimate, mean_over_patients
 from ccella.organs.prostate.detector import (
     ADC_UNIT_1E6MM2S,
     DETECTOR_SEQUENCES,
@@ -139,12 +140,13 @@ def _check_pairs(pairs: Sequence[Pair]) -> None:
             )
 
 # %% ../../nbs/6_studies/66_counterfactual.ipynb #d8af8582
-def landing(pairs: Sequence[Pair], seed: int = 0) -> dict[str, Estimate]:
+def landing(pairs: Sequence[Pair], seed: int = 0, patients: Sequence | None = None) -> dict[str, Estimate]:
     """Say of edited pairs whether they changed where they should.
 
     Args:
         pairs: what changed, and what should (from `expected_changes`), of each.
-        seed: of intervals and shuffles.
+        seed: of the shuffles.
+        patients: whose exam each pair edits; None: each is of a patient of its own.
 
     Returns:
         `lands` (share of pairs), `moves` (mean movement in deviations), `mass` (share of ADC's change at the
@@ -160,11 +162,11 @@ def landing(pairs: Sequence[Pair], seed: int = 0) -> dict[str, Estimate]:
     even = [_even_mass(change, expected) for change, expected in pairs]
     sizes = [change.size_1e6mm2s for change, _ in pairs]
     figures = {
-        "lands": wilson(int(np.trace(tables["lands"])), len(pairs)),
-        "moves": mean_over_patients(np.diag(tables["moves"]), seed=seed),
-        "mass": mean_over_patients(np.diag(tables["mass"]), seed=seed),
-        "mass_even": mean_over_patients(even, seed=seed),
-        "size_1e6mm2s": mean_over_patients(sizes, seed=seed),
+        "lands": rate(np.diag(tables["lands"]) == 1, np.ones(len(pairs), bool), patients),
+        "moves": mean_over_patients(np.diag(tables["moves"]), patients),
+        "mass": mean_over_patients(np.diag(tables["mass"]), patients),
+        "mass_even": mean_over_patients(even, patients),
+        "size_1e6mm2s": mean_over_patients(sizes, patients),
     }
     return figures | shuffled
 

@@ -9,6 +9,7 @@ __all__ = ['glance_picture', 'example_exams', 'copies_examples', 'evaluation_pag
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from ..core import write_json
@@ -20,7 +21,7 @@ from ..measures.pictures import exam_caption, exam_to_show, pick_exams
 from ..measures.stats import estimate_text
 from ..page import Page, write_page
 from ..recipe import Recipe
-from .evaluation import glance
+from .evaluation import glance, glance_table
 
 # %% ../../nbs/6_studies/64_evaluation_page.ipynb #33cefbcd
 @styled
@@ -30,7 +31,7 @@ def glance_picture(rows: Sequence[Mapping]) -> Figure:
     heights = range(len(rows))
     ax.barh(heights, 1, 0.62, color="0.93")
     for y, row in zip(heights, rows):
-        _draw_answer(ax, y, row["place"])
+        _draw_answer(ax, y, row)
     ax.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
     ax.set_yticks(heights, [row["question"] for row in rows])
     ax.set_xticks((0, 1), ("nothing learnt", "real exams"))
@@ -39,12 +40,17 @@ def glance_picture(rows: Sequence[Mapping]) -> Figure:
     return fig
 
 # %% ../../nbs/6_studies/64_evaluation_page.ipynb #13751ceb
-def _draw_answer(ax, y: int, place: float | None) -> None:
-    if place is not None:
-        colour = COLOURS[0] if place >= 0.5 else COLOURS[1]
-        ax.barh(y, place, 0.62, color=colour)
-    text = "–" if place is None else f"{place:.2f}"
-    ax.annotate(text, (1.02, y), va="center", fontsize=8, annotation_clip=False)
+def _draw_answer(ax, y: int, row: Mapping) -> None:
+    """Draw one bar with its interval, as far as it lies on the scale; or the words that nothing is judged."""
+    place, between = row["place"], row["place_interval"]
+    if place is None:
+        ax.annotate("not judged", (0.01, y), va="center", fontsize=8, color="0.35")
+        return
+    colour = COLOURS[0] if place >= 0.5 else COLOURS[1]
+    ax.barh(y, place, 0.62, color=colour)
+    low, high = np.clip(between, 0, 1)
+    ax.plot([low, high], [y, y], color="0.25", lw=1.2, solid_capstyle="butt")
+    ax.annotate(f"{place:.2f}", (1.02, y), va="center", fontsize=8, annotation_clip=False)
 
 # %% ../../nbs/6_studies/64_evaluation_page.ipynb #59d573cf
 def _sources(exams: Iterable[Exam], real: Cohort) -> list[Exam] | None:
@@ -140,8 +146,9 @@ def _summary_section(page: Page, found: Mapping, pictures: Mapping[str, Figure])
         f"Bars from nothing learnt to real exams: {'; '.join(places)}",
     )
     page.table(
-        rows,
-        "At a glance; place: 0 is what nothing learnt would give, 1 what real exams give",
+        glance_table(rows),
+        "At a glance, with 95% intervals; place: 0 is what nothing learnt would give, 1 what real exams give; "
+        "not judged where real exams themselves get little more than nothing learnt",
     )
     if "examples" in pictures:
         page.figure(

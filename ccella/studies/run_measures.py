@@ -34,7 +34,7 @@ from ccella.measures.classify import (
 from ..measures.metrics import fid, kid
 from ..measures.published import load_feature_network
 from ..measures.sets import Tables, features_of, set_distance, volumes_of
-from ..measures.stats import Estimate, auc, bootstrap, ceiling_auc
+from ..measures.stats import Estimate, ceiling_auc, over_patients
 from ..models.autoencoder import load_vae
 from ..models.ldm import Conditioning, LatentDiffusion, load_model
 from ..models.text import collate
@@ -308,7 +308,7 @@ def measure_head(stage: Stage, model: LatentDiffusion) -> dict | None:
     if len(set(labels)) < 2:
         area = Estimate(None, None, None, len(labels))
     else:
-        area = bootstrap(labels, head_probabilities(stage, model, texts), auc, draws=1000)
+        area = over_patients(labels, head_probabilities(stage, model, texts))
     return {
         "auc": area.to_dict(),
         "ceiling": ceiling,
