@@ -9,6 +9,8 @@ __all__ = ['ENCODER_FILES', 'SHIPPED_TEXT', 'train_tokenizer', 'small_t5_config'
 # %% ../../nbs/3_models/32_text.ipynb #9478128b
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -133,7 +135,11 @@ def save_text_encoder(
             f"{folder}: found text encoder weights that are not finite as {dtype}, the first is {damaged[0]}, "
             "expected finite ones; nothing was written, save as float32 if only the range is too small"
         )
-    model.save_pretrained(folder, state_dict=weights)
+    with tempfile.TemporaryDirectory() as made:  # transformers would write files that others cannot read
+        model.save_pretrained(made, state_dict=weights)
+        for file in Path(made).iterdir():
+            with atomic_path(folder / file.name) as part:
+                shutil.copyfile(file, part)
     tokenizer.save_pretrained(folder)
     write_json(folder / "about.json", about)
     return folder
