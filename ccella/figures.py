@@ -379,7 +379,8 @@ def curves(
         if dashes:
             ax.lines[-1].set_dashes(dashes)
         if line.low is not None:
-            ax.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, lw=0)
+            low, high = np.asarray(line.low, float), np.asarray(line.high, float)  # None: no interval there
+            ax.fill_between(line.x, low, high, color=colour, alpha=0.18, lw=0)
     _reference_lines(ax, reference or {})
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(title, loc="left")
