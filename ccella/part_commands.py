@@ -39,13 +39,14 @@ def _refuse_other_part(out: Path, notebook: str, recipe, keys: Iterable[str]) ->
 
 def _show_figures(title: str, metrics: Mapping) -> None:
     """Print the figures of a part, with their intervals."""
-    lines = result_table(title, "figure", "value", "95%", "n", right=1)
+    from ccella.measures.stats import estimate_text
+
+    lines = result_table(title, "figure", "value and 95% interval", right=1)
     for name, found in metrics.items():
         if isinstance(found, Mapping) and "value" in found:
-            interval = f"{found['low']:.3f} to {found['high']:.3f}"
-            lines.add_row(name, f"{found['value']:.3f}", interval, str(found["n"]))
+            lines.add_row(name, estimate_text(found))
         elif isinstance(found, (int, float)):
-            lines.add_row(name, f"{found:.6g}", "", "")
+            lines.add_row(name, f"{found:.6g}")
     console().print(lines)
 
 # %% ../nbs/7_cli/73_part_commands.ipynb #d7fcbac8

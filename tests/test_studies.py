@@ -171,7 +171,6 @@ def asked(tmp_path_factory):
         "trials": 1,
         "fractions": [1.0],
         "sequences": {"bpMRI": ["axt2", "highb", "adc"]},
-        "draws": 30,
     }
 
 

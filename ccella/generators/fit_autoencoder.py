@@ -22,26 +22,12 @@ from jaxtyping import Float
 from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..core import CcellaError, patch, provenance, seed_for
 from ..exams.cohort import Exam
 from ..exams.prepare import prepare_exam
 from .examset import draw_order
-from ccella.generators.trainer import (
-    Ema,
-    TrainingLog,
-    descend,
-    learning_rate,
-    load_state,
-    precision_on,
-    prefetched,
-    refuse_precision,
-    save_state,
-    set_rate,
-    state_step,
-    take_steps,
-)
+from .trainer import Ema, Trainer, descend, learning_rate, prefetched, set_rate
 from ..models.autoencoder import Vae, save_vae, vae_loss
 from ..models.latents import region_masks
 from ..recipe import AUTOENCODER_TRAINING, Recipe, VaeTrainConfig
@@ -281,36 +267,23 @@ def _new_critic(recipe: Recipe) -> Critic:
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
-class _VaeTrainer:
-    """An autoencoder in training, with its critic, their optimisers, and how many steps are done."""
+class _VaeTrainer(Trainer):
+    """An autoencoder in training, with its critic and their optimisers."""
 
     def __init__(self, vae: Vae, recipe: Recipe, folder: Path, device: torch.device, about: dict[str, str]):
         train = recipe.train_vae
-        self.recipe, self.folder, self.device, self.about = recipe, folder, device, about
-        self.autocast, self.scaler = precision_on(device, train.precision)
-        self.vae = vae.to(device).requires_grad_(True).train()
+        super().__init__("train_vae", train, train.steps, folder, device, about)
+        self.recipe, self.vae = recipe, vae.to(device).requires_grad_(True).train()
         self.adam = torch.optim.AdamW(vae.parameters(), lr=train.lr, weight_decay=train.weight_decay)
         self.ema = Ema(vae, train.ema) if train.ema else None
         self.critic = _new_critic(recipe).to(device)
         self.critic_adam = torch.optim.AdamW(self.critic.parameters(), lr=train.critic_lr, betas=(0.5, 0.9))
         self.joins = math.ceil(train.adversarial_from * train.steps) if train.adversarial else train.steps
-        self.done = self.saved = 0
 
     def parts(self) -> dict:
         """Give what a state holds, by name."""
         parts = {"model": self.vae, "adam": self.adam, "critic": self.critic, "critic_adam": self.critic_adam}
         return parts | ({"ema": self.ema.model} if self.ema else {})
-
-    def load(self, done: int) -> None:
-        """Go on from the saved state."""
-        load_state(self.folder, self.parts(), self.scaler)
-        self.done = self.saved = done
-
-    def save(self) -> None:
-        """Write the state, unless it is written."""
-        if self.done > self.saved:
-            save_state(self.folder, self.done, self.parts(), self.about, self.scaler)
-            self.saved = self.done
 
     def kept(self) -> Vae:
         """Give the autoencoder whose weights would be kept."""
@@ -333,17 +306,6 @@ def _vae_terms(trainer: _VaeTrainer, task: VaeTask, step: int, perceptual: Perce
     return terms, made
 
 # %% ../../nbs/4_generators/41_fit_autoencoder.ipynb #a28913e2
-def _refuse_broken_terms(terms: dict, step: int, task: VaeTask) -> None:
-    """Raise CcellaError for a loss that is not finite."""
-    total = terms["loss"].item()
-    if not math.isfinite(total):
-        exams = ", ".join(task.exam_ids)
-        raise CcellaError(
-            f"training: found the loss {total} at step {step + 1} (exams {exams}), expected a finite one; "
-            "the state before it is kept; lower train_vae.lr, or check these exams"
-        )
-
-
 def _teach_critic(trainer: _VaeTrainer, made: Tensor, x: Tensor) -> float:
     """Let the critic learn from what was made, and give its loss."""
     with trainer.autocast():
@@ -361,14 +323,14 @@ def _take_vae_step(
     set_rate(trainer.adam, lr)
     with trainer.autocast():
         terms, made = _vae_terms(trainer, task, step, perceptual)
-    _refuse_broken_terms(terms, step, task)
+    trainer.refuse_broken(terms["loss"].item(), task.exam_ids)
     descend(trainer.vae, trainer.adam, terms["loss"], train.clip, trainer.scaler)
     mistakes = _teach_critic(trainer, made, task.x) if step >= trainer.joins else None
     if trainer.ema:
         trainer.ema.update(trainer.vae, step)
     trainer.done = step + 1
     measured = None
-    if held_out and (trainer.done % train.eval_every == 0 or trainer.done == train.steps):
+    if held_out and trainer.is_time_to_measure():
         measured = held_out_l1(trainer.kept(), held_out, trainer.recipe, trainer.device)
     values = {name: terms[name].item() if name in terms else None for name in _TERMS}
     seconds = time.perf_counter() - start
@@ -387,9 +349,8 @@ def _remaining_vae_steps(
         yield _take_vae_step(trainer, step, task, held_out, perceptual)
 
 
-def _refuse_unfit_settings(recipe: Recipe, device: torch.device, perceptual: Perceptual | None) -> None:
+def _refuse_unfit_settings(recipe: Recipe, perceptual: Perceptual | None) -> None:
     """Raise CcellaError for settings that do not go together."""
-    refuse_precision(recipe.train_vae.precision, device)
     channels, sequences = recipe.vae.channels_in, len(recipe.sequences)
     if channels not in (1, sequences):
         raise CcellaError(f"vae.channels_in: found {channels}, expected 1 or the {sequences} sequences of an exam")
@@ -427,17 +388,15 @@ def autoencoder_training(
         CcellaError: the folder holds another training, settings do not go together, or a loss is not finite.
     """
     folder, device, train = Path(folder), torch.device(device), recipe.train_vae
-    _refuse_unfit_settings(recipe, device, perceptual)
+    _refuse_unfit_settings(recipe, perceptual)
     identity = {"recipe": recipe.hash(AUTOENCODER_TRAINING), "exams": exams.fingerprint()}
-    done = state_step(folder, identity)
     trainer = _VaeTrainer(vae, recipe, folder, device, identity)
-    if done:
-        trainer.load(done)
-    if done < train.steps:
-        remaining = _remaining_vae_steps(trainer, exams, held_out, perceptual)
-        bar = tqdm(total=train.steps, initial=done, desc="train", disable=not progress)
-        yield from take_steps(remaining, TrainingLog(folder, done, VaeRecord), trainer.save, train.save_every, bar)
+    trainer.resume()
+    is_made = trainer.done == train.steps and (folder / "config.json").is_file()
+    yield from trainer.run(_remaining_vae_steps(trainer, exams, held_out, perceptual), VaeRecord, progress)
     vae.load_state_dict(trainer.kept().state_dict())
     vae.eval().requires_grad_(False)
+    if is_made:
+        return  # what is there keeps the provenance of its training
     about |= {"steps": train.steps, "exams": len(exams), "exams_fingerprint": identity["exams"]}
     save_vae(vae, folder, provenance=provenance(recipe=identity["recipe"], start_from=train.start_from, **about))

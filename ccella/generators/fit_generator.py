@@ -15,24 +15,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from ..core import CcellaError, noise_for, provenance, seed_for
+from ..core import noise_for, provenance, seed_for
 from .examset import Batch, ExamSet, draw_order
 from ccella.generators.trainer import (
     Ema,
+    Trainer,
     TrainingLog,
     descend,
     learning_rate,
-    load_state,
-    precision_on,
     prefetched,
     read_records,
-    refuse_precision,
-    save_state,
     set_rate,
-    state_step,
-    take_steps,
 )
 from ..models.ldm import LatentDiffusion, check_folder, save_model
 from ..models.objective import JointLoss, add_noise, draw_times, joint_loss, region_weight, target
@@ -169,35 +163,20 @@ def read_log(folder: str | Path) -> list[StepRecord]:
     return read_records(folder, StepRecord)
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #5e1d490f
-class _Trainer:
-    """A model in training: its weights, their average, its optimiser, and how many steps are done."""
+class _GeneratorTrainer(Trainer):
+    """A model in training: its weights, their average and its optimiser."""
 
-    def __init__(
-        self, model: LatentDiffusion, recipe: Recipe, folder: Path, device: torch.device, about: dict[str, str]
-    ):
+    def __init__(self, model: LatentDiffusion, recipe: Recipe, steps: int, folder: Path, device: torch.device, about):
         train = recipe.train
-        self.recipe, self.folder, self.device, self.about = recipe, folder, device, about
-        self.autocast, self.scaler = precision_on(device, train.precision)
-        self.model = model.to(device).train()
+        super().__init__("train", train, steps, folder, device, about)
+        self.recipe, self.model = recipe, model.to(device).train()
         self.ema = Ema(model, train.ema) if train.ema else None
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay)
-        self.done = self.saved = 0
 
     def parts(self) -> dict:
         """Give what a state holds, by name."""
         averaged = {"ema": self.ema.model} if self.ema else {}
         return {"model": self.model, "adam": self.optimiser, **averaged}
-
-    def load(self, done: int) -> None:
-        """Go on from the saved state."""
-        load_state(self.folder, self.parts(), self.scaler)
-        self.done = self.saved = done
-
-    def save(self) -> None:
-        """Write the state, unless it is written."""
-        if self.done > self.saved:
-            save_state(self.folder, self.done, self.parts(), self.about, self.scaler)
-            self.saved = self.done
 
     def measure(self, held_out: ExamSet) -> float:
         """Give the held-out denoising loss of the weights that would be kept."""
@@ -206,44 +185,31 @@ class _Trainer:
             return held_out_loss(kept, held_out, self.recipe, self.device).denoise.item()
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #02399ce8
-def _refuse_broken_loss(loss: JointLoss, step: int, task: Task) -> None:
-    """Raise CcellaError for a loss that is not finite."""
-    total = loss.total.item()
-    if not math.isfinite(total):
-        number, exams = step + 1, ", ".join(task.batch.exam_ids)
-        raise CcellaError(
-            f"training: found the loss {total} at step {number} (exams {exams}), expected a finite one; "
-            "the state before it is kept; lower train.lr, or check these exams"
-        )
-
-# %% ../../nbs/4_generators/42_fit_generator.ipynb #61f9a0e8
-def _take_step(trainer: _Trainer, step: int, steps: int, task: Task, held_out: ExamSet | None) -> StepRecord:
+def _take_step(trainer: _GeneratorTrainer, step: int, task: Task, held_out: ExamSet | None) -> StepRecord:
     """Learn from one task; measure where the recipe says so."""
     train = trainer.recipe.train
-    start, lr = time.perf_counter(), learning_rate(train, step, steps)
+    start, lr = time.perf_counter(), learning_rate(train, step, trainer.steps)
     set_rate(trainer.optimiser, lr)
     with trainer.autocast():
         loss = step_loss(trainer.model, task, trainer.recipe.objective, trainer.device)
-    _refuse_broken_loss(loss, step, task)
+    trainer.refuse_broken(loss.total.item(), task.batch.exam_ids)
     descend(trainer.model, trainer.optimiser, loss.total, train.clip, trainer.scaler)
     if trainer.ema:
         trainer.ema.update(trainer.model, step)
     trainer.done = step + 1
-    measured = None
-    if held_out and (trainer.done % train.eval_every == 0 or trainer.done == steps):
-        measured = trainer.measure(held_out)
+    measured = trainer.measure(held_out) if held_out and trainer.is_time_to_measure() else None
     losses = (loss.total.item(), loss.denoise.item(), loss.classify.item())
     return StepRecord(trainer.done, *losses, lr, time.perf_counter() - start, measured)
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #7471fac6
-def _remaining_steps(trainer: _Trainer, exams: ExamSet, held_out: ExamSet | None, steps: int) -> Iterator[StepRecord]:
+def _remaining_steps(trainer: _GeneratorTrainer, exams: ExamSet, held_out: ExamSet | None) -> Iterator[StepRecord]:
     """Take the steps that are not done."""
     make = partial(task_of, exams, trainer.recipe)
-    for step, task in prefetched(make, range(trainer.done, steps)):
-        yield _take_step(trainer, step, steps, task, held_out)
+    for step, task in prefetched(make, range(trainer.done, trainer.steps)):
+        yield _take_step(trainer, step, task, held_out)
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #732387cf
-def _keep_average(trainer: _Trainer) -> None:
+def _keep_average(trainer: _GeneratorTrainer) -> None:
     """Give the model the weights that are kept, and end its training."""
     if trainer.ema:
         trainer.model.load_state_dict(trainer.ema.model.state_dict())
@@ -283,22 +249,15 @@ def training(
         CcellaError: the folder holds another training, the device cannot do the precision, or a loss is not finite.
     """
     folder, device = Path(folder), torch.device(device)
-    refuse_precision(recipe.train.precision, device)
     steps = steps_of(recipe.train, len(exams))
     identity = {"recipe": recipe.hash(), "exams": exams.fingerprint()}
-    _refuse_other_recipe(folder, recipe)
-    done = state_step(folder, identity)
-    recipe.dump(folder / "recipe.yaml")
     if exams.states and model.empty_text is None:
         model.empty_text = exams.states("")  # travels with the weights: guidance needs it
-    trainer = _Trainer(model, recipe, folder, device, identity)
-    if done:
-        trainer.load(done)
-    if done < steps:
-        remaining = _remaining_steps(trainer, exams, held_out, steps)
-        bar = tqdm(total=steps, initial=done, desc="train", disable=not progress)
-        log = TrainingLog(folder, done, StepRecord)
-        yield from take_steps(remaining, log, trainer.save, recipe.train.save_every, bar)
+    trainer = _GeneratorTrainer(model, recipe, steps, folder, device, identity)
+    _refuse_other_recipe(folder, recipe)
+    trainer.resume()
+    recipe.dump(folder / "recipe.yaml")
+    yield from trainer.run(_remaining_steps(trainer, exams, held_out), StepRecord, progress)
     _keep_average(trainer)
     if not (folder / "model.safetensors").is_file():
         size = {"steps": steps, "exams": len(exams), "exams_fingerprint": identity["exams"]}

@@ -19,24 +19,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from ..core import CcellaError, patch, provenance, seed_for
 from ..exams.lessons import AnswerHeads, TextCourse, question_losses, stack_goals, weighted_sum
-from ccella.generators.trainer import (
-    TrainingLog,
-    descend,
-    learning_rate,
-    load_state,
-    precision_on,
-    prefetched,
-    refuse_precision,
-    save_state,
-    set_rate,
-    state_step,
-    take_steps,
-)
+from .trainer import Trainer, descend, learning_rate, prefetched, set_rate
 from ..models.text import save_text_encoder, small_t5_config, train_tokenizer
 from ..recipe import TEXT_TRAINING, Recipe
 
@@ -318,16 +305,14 @@ class TextRecord:
 _TERMS = ("loss", "marks", "words", "answers")
 
 # %% ../../nbs/4_generators/41_fit_text.ipynb #c18b4364
-class _TextTrainer:
-    """A text encoder in training, with the layers that answer, its optimiser, and how many steps are done."""
+class _TextTrainer(Trainer):
+    """A text encoder in training, with the layers that answer and its optimiser."""
 
     def __init__(self, learner: TextLearner, recipe: Recipe, folder: Path, device: torch.device, about: dict[str, str]):
         train = recipe.train_text
-        self.recipe, self.folder, self.device, self.about = recipe, folder, device, about
-        self.autocast, self.scaler = precision_on(device, train.precision)
-        self.learner = learner.to(device).train()
+        super().__init__("train_text", train, train.steps, folder, device, about)
+        self.recipe, self.learner = recipe, learner.to(device).train()
         self.adam = torch.optim.AdamW(learner.parameters(), lr=train.lr, weight_decay=train.weight_decay)
-        self.done = self.saved = 0
 
     def parts(self) -> dict:
         """Give what a state holds, by name; the stack holds the embedding."""
@@ -335,34 +320,14 @@ class _TextTrainer:
         heads = {"of_text": learner.of_text, "of_token": learner.of_token}
         return {"stack": learner.encoder.encoder, "adam": self.adam, **heads}
 
-    def load(self, done: int) -> None:
-        """Go on from the saved state."""
-        load_state(self.folder, self.parts(), self.scaler)
-        self.done = self.saved = done
-
-    def save(self) -> None:
-        """Write the state, unless it is written."""
-        if self.done > self.saved:
-            save_state(self.folder, self.done, self.parts(), self.about, self.scaler)
-            self.saved = self.done
-
 # %% ../../nbs/4_generators/41_fit_text.ipynb #ecd4ce2c
-def _refuse_broken(loss: Tensor, step: int) -> None:
-    """Raise CcellaError for a loss that is not finite."""
-    if not torch.isfinite(loss):
-        raise CcellaError(
-            f"training: found the loss {loss.item()} at step {step + 1}, expected a finite one; "
-            "the state before it is kept; lower train_text.lr"
-        )
-
-
 def _learn(trainer: _TextTrainer, step: int, lesson: TextLesson) -> dict[str, Tensor]:
     """Go one step down the loss of a lesson."""
     with torch.random.fork_rng(devices=[trainer.device] if trainer.device.type == "cuda" else []):
         torch.manual_seed(seed_for("dropout", trainer.recipe.seed, step))
         with trainer.autocast():
             losses = text_losses(trainer.learner, _on(lesson, trainer.device))
-    _refuse_broken(losses["loss"], step)
+    trainer.refuse_broken(losses["loss"].item())
     descend(trainer.learner, trainer.adam, losses["loss"], trainer.recipe.train_text.clip, trainer.scaler)
     trainer.done = step + 1
     return losses
@@ -378,7 +343,7 @@ def _remaining_text_steps(
         set_rate(trainer.adam, lr)
         losses = _learn(trainer, step, lesson)
         measured = None
-        if held_out and (trainer.done % train.eval_every == 0 or trainer.done == train.steps):
+        if held_out and trainer.is_time_to_measure():
             measured = held_out_text_loss(trainer.learner, held_out, lessons.tokenizer, trainer.recipe, trainer.device)
         terms = {name: losses[name].item() if name in losses else None for name in _TERMS}
         yield TextRecord(trainer.done, **terms, lr=lr, seconds=time.perf_counter() - start, held_out=measured)
@@ -416,20 +381,15 @@ def text_training(
         CcellaError: the folder holds another training, or a loss is not finite.
     """
     folder, device, train = Path(folder), torch.device(device), recipe.train_text
-    refuse_precision(train.precision, device)
     tokenizer = train_tokenizer(course.texts[:_TOKENIZER_TEXTS], train.vocabulary)
     texts = _fingerprint(tokenizer.backend_tokenizer.to_str(), *course.texts)
     identity = {"recipe": recipe.hash(TEXT_TRAINING), "texts": texts}
-    done = state_step(folder, identity)
-    if done == train.steps and (folder / "about.json").is_file():
-        return  # what is there keeps the provenance of its training
     trainer = _TextTrainer(_new_learner(recipe, course, tokenizer), recipe, folder, device, identity)
-    if done:
-        trainer.load(done)
-    if done < train.steps:
-        remaining = _remaining_text_steps(trainer, TextLessons(course, tokenizer, recipe), held_out)
-        bar = tqdm(total=train.steps, initial=done, desc="train", disable=not progress)
-        yield from take_steps(remaining, TrainingLog(folder, done, TextRecord), trainer.save, train.save_every, bar)
+    trainer.resume()
+    if trainer.done == train.steps and (folder / "about.json").is_file():
+        return  # what is there keeps the provenance of its training
+    remaining = _remaining_text_steps(trainer, TextLessons(course, tokenizer, recipe), held_out)
+    yield from trainer.run(remaining, TextRecord, progress)
     encoder = trainer.learner.encoder.eval().requires_grad_(False)
     about |= {"steps": train.steps, "texts": len(course), "texts_fingerprint": texts}
     save_text_encoder(encoder, tokenizer, folder, provenance=provenance(recipe=identity["recipe"], **about))

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['STATE', 'Part', 'Record', 'LOG', 'Made', 'Pace', 'learning_rate', 'Ema', 'save_state', 'state_step', 'load_state',
            'read_records', 'TrainingLog', 'refuse_precision', 'precision_on', 'descend', 'set_rate', 'prefetched',
-           'take_steps']
+           'take_steps', 'Trainer']
 
 # %% ../../nbs/4_generators/40_trainer.ipynb #93792bf4
 import copy
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -220,12 +221,12 @@ def close(self: TrainingLog) -> None:
     self.board.close()
 
 # %% ../../nbs/4_generators/40_trainer.ipynb #94e061ed
-def refuse_precision(precision: str, device: torch.device) -> None:
+def refuse_precision(precision: str, device: torch.device, section: str = "train") -> None:
     """Raise CcellaError where the device cannot train in this precision."""
     if precision == "fp16" and device.type != "cuda":
         raise CcellaError(
-            f"train.precision: found fp16 on {device.type}, expected a CUDA device for it; "
-            "set train.precision to bf16 or fp32"
+            f"{section}.precision: found fp16 on {device.type}, expected a CUDA device for it; "
+            f"set {section}.precision to bf16 or fp32"
         )
 
 
@@ -310,3 +311,92 @@ def take_steps(
     finally:
         log.close()
         bar.close()
+
+# %% ../../nbs/4_generators/40_trainer.ipynb #25a0b1a3
+class Trainer:
+    """A training under way in its folder, from its saved state where there is one.
+
+    Attributes:
+        done: steps taken.
+        autocast: the context in which to compute.
+        scaler: of the loss, with fp16.
+    """
+
+    def __init__(self, section: str, settings: Any, steps: int, folder: Path, device: torch.device, about: dict):
+        """Begin with no step done.
+
+        Args:
+            section: of the recipe, for errors.
+            settings: under that section.
+            steps: length of the training.
+            folder: written to.
+            device: where to compute.
+            about: what the training is of, as `state_step` compares it.
+
+        Raises:
+            CcellaError: the device cannot train in the precision.
+        """
+        refuse_precision(settings.precision, device, section)
+        self.section, self.settings, self.steps = section, settings, steps
+        self.folder, self.device, self.about = folder, device, about
+        self.autocast, self.scaler = precision_on(device, settings.precision)
+        self.done = self.saved = 0
+
+    def parts(self) -> dict[str, Part]:
+        """Give what a state holds, by name."""
+        raise NotImplementedError
+
+# %% ../../nbs/4_generators/40_trainer.ipynb #d9d30f02
+@patch
+def resume(self: Trainer) -> None:
+    """Go on from the state in the folder, where there is one.
+
+    Raises:
+        CcellaError: it is of another training.
+    """
+    done = state_step(self.folder, self.about)
+    if done:
+        load_state(self.folder, self.parts(), self.scaler)
+    self.done = self.saved = done
+
+
+@patch
+def save(self: Trainer) -> None:
+    """Write the state, unless it is written."""
+    if self.done > self.saved:
+        save_state(self.folder, self.done, self.parts(), self.about, self.scaler)
+        self.saved = self.done
+
+
+@patch
+def is_time_to_measure(self: Trainer) -> bool:
+    """Say whether the settings ask for a measure after the step that was just done."""
+    return self.done % self.settings.eval_every == 0 or self.done == self.steps
+
+# %% ../../nbs/4_generators/40_trainer.ipynb #2e1df2c7
+@patch
+def refuse_broken(self: Trainer, loss: float, exam_ids: Iterable[str] = ()) -> None:
+    """Raise CcellaError for a loss that is not finite, and name the exams of the step."""
+    if math.isfinite(loss):
+        return
+    names = ", ".join(exam_ids)
+    step, where = self.done + 1, f" (exams {names})" if names else ""
+    raise CcellaError(
+        f"training: found the loss {loss} at step {step}{where}, expected a finite one; "
+        f"the state before it is kept; lower {self.section}.lr, or check these exams"
+    )
+
+
+@patch
+def run(self: Trainer, records: Iterable[Record], kind: type[Record], progress: bool) -> Iterator[Record]:
+    """Take the steps that are left, with log, states and bar; nothing where none is left.
+
+    Args:
+        records: takes a step each time it is asked for one.
+        kind: of its records.
+        progress: show a bar.
+    """
+    if self.done < self.steps:
+        bar = tqdm(total=self.steps, initial=self.done, desc="train", disable=not progress)
+        log = TrainingLog(self.folder, self.done, kind)
+        yield from take_steps(records, log, self.save, self.settings.save_every, bar)

@@ -19,23 +19,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..core import CcellaError, patch, provenance, seed_for
 from ..exams.lessons import AnswerHeads, Questions, TaughtVolume, question_losses, stack_goals, weighted_sum
-from ccella.generators.trainer import (
-    TrainingLog,
-    descend,
-    learning_rate,
-    load_state,
-    precision_on,
-    prefetched,
-    refuse_precision,
-    save_state,
-    set_rate,
-    state_step,
-    take_steps,
-)
+from ..generators.trainer import Trainer, descend, learning_rate, prefetched, set_rate
 from .features import ConvFeatures, centred, save_feature_network
 from ..recipe import FEATURE_TRAINING, Recipe
 
@@ -201,48 +188,25 @@ class FeatureRecord:
     held_out: float | None = None
 
 
-class _FeatureTrainer:
-    """A feature network in training, with its optimiser, and how many steps are done."""
+class _FeatureTrainer(Trainer):
+    """A feature network in training, with its optimiser."""
 
     def __init__(self, learner: FeatureLearner, recipe: Recipe, folder: Path, device: torch.device, about: dict):
         train = recipe.train_features
-        self.recipe, self.folder, self.device, self.about = recipe, folder, device, about
-        self.autocast, self.scaler = precision_on(device, train.precision)
-        self.learner = learner.to(device, memory_format=torch.channels_last_3d).train()
+        super().__init__("train_features", train, train.steps, folder, device, about)
+        self.recipe, self.learner = recipe, learner.to(device, memory_format=torch.channels_last_3d).train()
         self.adam = torch.optim.AdamW(learner.parameters(), lr=train.lr, weight_decay=train.weight_decay)
-        self.done = self.saved = 0
+
+    def parts(self) -> dict:
+        """Give what a state holds, by name."""
+        return {"model": self.learner, "adam": self.adam}
 
 # %% ../../nbs/5_measures/53_fit_features.ipynb #2865bd4c
-@patch
-def parts(self: _FeatureTrainer) -> dict:
-    """Give what a state holds, by name."""
-    return {"model": self.learner, "adam": self.adam}
-
-
-@patch
-def load(self: _FeatureTrainer, done: int) -> None:
-    """Go on from the saved state."""
-    load_state(self.folder, self.parts(), self.scaler)
-    self.done = self.saved = done
-
-
-@patch
-def save(self: _FeatureTrainer) -> None:
-    """Write the state, unless it is written."""
-    if self.done > self.saved:
-        save_state(self.folder, self.done, self.parts(), self.about, self.scaler)
-        self.saved = self.done
-
-
 @patch
 def learn(self: _FeatureTrainer, step: int, lesson: FeatureLesson) -> dict[str, float]:
     """Go one step down the loss of a lesson, and give its losses."""
     losses = feature_losses(self.learner, _on(lesson, self.device), self.autocast)
-    if not torch.isfinite(losses["loss"]):
-        raise CcellaError(
-            f"training: found the loss {losses['loss'].item()} at step {step + 1}, expected a finite one; "
-            "the state before it is kept; lower train_features.lr"
-        )
+    self.refuse_broken(losses["loss"].item())
     descend(self.learner, self.adam, losses["loss"], self.recipe.train_features.clip, self.scaler)
     self.done = step + 1
     return {name: loss.item() for name, loss in losses.items()}
@@ -262,8 +226,8 @@ def _remaining_feature_steps(
         start, lr = time.perf_counter(), learning_rate(train, step, train.steps)
         set_rate(trainer.adam, lr)
         losses = trainer.learn(step, lesson)
-        measured, last = None, trainer.done == train.steps
-        if held_out and (trainer.done % train.eval_every == 0 or last):
+        measured = None
+        if held_out and trainer.is_time_to_measure():
             batch, device = train.batch, trainer.device
             measured = held_out_feature_loss(trainer.learner, held_out, trainer.autocast, batch, device)
         seconds = time.perf_counter() - start
@@ -303,18 +267,12 @@ def feature_training(
         CcellaError: the folder holds another training, or a loss is not finite.
     """
     folder, device, train = Path(folder), torch.device(device), recipe.train_features
-    refuse_precision(train.precision, device)
     identity = {"recipe": recipe.hash(FEATURE_TRAINING), "volumes": _volumes_fingerprint(course)}
-    done = state_step(folder, identity)
-    if done == train.steps and (folder / "config.json").is_file():
-        return  # what is there keeps the provenance of its training
     trainer = _FeatureTrainer(new_feature_learner(recipe, course.questions), recipe, folder, device, identity)
-    if done:
-        trainer.load(done)
-    if done < train.steps:
-        remaining = _remaining_feature_steps(trainer, course, held_out)
-        bar = tqdm(total=train.steps, initial=done, desc="train", disable=not progress)
-        yield from take_steps(remaining, TrainingLog(folder, done, FeatureRecord), trainer.save, train.save_every, bar)
+    trainer.resume()
+    if trainer.done == train.steps and (folder / "config.json").is_file():
+        return  # what is there keeps the provenance of its training
+    yield from trainer.run(_remaining_feature_steps(trainer, course, held_out), FeatureRecord, progress)
     net = trainer.learner.net.to(memory_format=torch.contiguous_format).eval()
     about |= {"steps": train.steps, "volumes": len(course.fine) + len(course.coarse)}
     about |= {"recipe": identity["recipe"], "volumes_fingerprint": identity["volumes"]}

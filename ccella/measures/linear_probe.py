@@ -15,17 +15,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ..core import CcellaError
-from .stats import Estimate, wilson
+from .stats import Estimate, rank_correlation, wilson
 
 # %% ../../nbs/5_measures/52_linear_probe.ipynb #e50a9d1a
 _STRENGTH = 0.3  # inverse of the penalty on the logistic regression's weights
-
-
-def _refuse_few(values: Sequence, least: int, what: str) -> None:
-    """Raise CcellaError where a probe cannot be fitted or tested."""
-    found = len(set(values))
-    if found < least:
-        raise CcellaError(f"linear probe: found {found} different answers to {what}, expected {least} at least")
 
 
 def probed_class(
@@ -45,14 +38,14 @@ def probed_class(
     Raises:
         CcellaError: fewer than two classes to fit on.
     """
-    _refuse_few(fit_answers, 2, "fit a probe on")
+    if len(set(fit_answers)) < 2:
+        raise CcellaError("linear probe: found one answer alone to fit on, expected two at least; take more exams")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=_STRENGTH))
     told = probe.fit(fit_vectors, list(fit_answers)).predict(vectors)
     return wilson(int((told == np.asarray(answers)).sum()), len(told))
 
 # %% ../../nbs/5_measures/52_linear_probe.ipynb #f9a615eb
 _PENALTIES = np.logspace(0, 5, 11)
-_FEWEST = 4  # values from which Fisher's interval can be computed
 
 
 def probed_value(
@@ -61,7 +54,7 @@ def probed_value(
     vectors: Float[np.ndarray, "m d"],
     answers: Sequence[float],
 ) -> Estimate:
-    """Give the correlation of a ridge regression's answers with the right ones, with Fisher's 95% interval.
+    """Give the rank correlation of a ridge regression's answers with the right ones.
 
     Args:
         fit_vectors: of the exams that it is fitted on.
@@ -69,13 +62,8 @@ def probed_value(
         vectors: of other exams, each of another patient.
         answers: the value of each.
 
-    Raises:
-        CcellaError: fewer than four different values to test on.
+    Returns:
+        As `rank_correlation` gives it: not measured on few exams, or where all answers are alike.
     """
-    _refuse_few(answers, _FEWEST, "test a probe on")
     probe = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES)).fit(fit_vectors, fit_answers)
-    r = float(np.corrcoef(probe.predict(vectors), answers)[0, 1])
-    r = min(max(r, -0.999999), 0.999999)
-    half = 1.96 / np.sqrt(len(answers) - 3)
-    low, high = np.tanh(np.arctanh(r) - half), np.tanh(np.arctanh(r) + half)
-    return Estimate(r, float(low), float(high), len(answers))
+    return rank_correlation(probe.predict(vectors), answers)

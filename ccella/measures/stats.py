@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEWEST_RANKED', 'Estimate', 'estimate_text', 'binary', 'auc', 'average_precision', 'ceiling_auc', 'wilson', 'Chance',
            'over_patients', 'mean_over_patients', 'rank_correlation', 'subsample', 'mean_of_runs', 'chance_of_runs',
-           'Difference', 'Trials', 'DrawnStudy', 'draw_study', 'delong', 'holm', 'Redrawn']
+           'Difference', 'Trials', 'DrawnStudy', 'draw_study', 'delong', 'holm']
 
 # %% ../../nbs/5_measures/50_stats.ipynb #cf9fd0cc
 from collections.abc import Callable, Mapping, Sequence
@@ -718,8 +718,3 @@ def holm(p: Sequence[float | None]) -> list[float | None]:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(1, raised)
     return [value if known else None for value, known in zip(corrected.tolist(), tested)]
-
-# %% ../../nbs/5_measures/50_stats.ipynb #e4c00ea1
-def Redrawn(labels, scores, statistic: Callable = average_precision, patients=None, draws: int = 0) -> Trials:
-    """Give `Trials`; `draws` is without effect."""
-    return Trials(labels, scores, statistic, patients)

@@ -42,7 +42,7 @@ from ccella.measures.classify import (
     scores,
     train_classifier,
 )
-from ..measures.stats import Redrawn, auc, average_precision, delong, holm
+from ..measures.stats import Trials, auc, average_precision, delong, holm
 from ..measures.stored import StoredVolumes, fraction_rows, lay_out, stored_table
 from ..organs.prostate.phantom import write_phantoms
 from ..recipe import ClassifierConfig, Config, Recipe, load_recipe
@@ -75,7 +75,6 @@ class AdaptationParameters(Config):
     trials: int = Field(3, ge=1)
     labels: Literal["generated", "real"] = "generated"  # of synthetic exams in adaptation
     seed: int = Field(0, ge=0)  # of phantoms, parts and synthetic exams; trial k trains with seed k
-    draws: int = Field(10_000, ge=10)  # behind an interval
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #64a78253
 def adaptation_parameters(given: Mapping, before: Mapping) -> AdaptationParameters:
@@ -624,10 +623,10 @@ class Predictions:
         """Average the probabilities of a condition's trials, exam by exam."""
         return self.scores[self.rows(condition)].mean(0)
 
-    def redrawn(self, metric: str) -> Redrawn:
-        """Draw patients and trials for a metric."""
+    def trials(self, metric: str) -> Trials:
+        """Give a metric of every training, from which means and differences are read."""
         statistic = CLASSIFIER_METRICS[metric]
-        return Redrawn(self.labels, self.scores, statistic, self.patients, self.parameters.draws)
+        return Trials(self.labels, self.scores, statistic, self.patients)
 
     def test_set(self) -> dict:
         """Describe what was tested on."""
@@ -719,12 +718,12 @@ def analyse_adaptation(run: Run) -> dict:
     p = found.parameters
     cells, pairs = [], []
     for metric in CLASSIFIER_METRICS:
-        redrawn = found.redrawn(metric)
+        trials = found.trials(metric)
         for condition in _conditions(p):
-            cells.append(_cell(condition, metric, redrawn.estimate(found.rows(condition)).to_dict()))
+            cells.append(_cell(condition, metric, trials.estimate(found.rows(condition)).to_dict()))
         for a, b in _comparisons(p):
-            difference = redrawn.difference(found.rows(a), found.rows(b)).to_dict()
-            pairs.append(_pair(a, b, metric, "trials and patients drawn", difference))
+            difference = trials.difference(found.rows(a), found.rows(b)).to_dict()
+            pairs.append(_pair(a, b, metric, "trials and patients", difference))
     for a, b in _synthetic_and_real(p):
         difference = delong(found.labels, found.mean_scores(a), found.mean_scores(b)).to_dict()
         pairs.append(_pair(a, b, "AUC", "DeLong, scores averaged over trials", difference))
@@ -732,21 +731,21 @@ def analyse_adaptation(run: Run) -> dict:
     return {"cells": cells, "pairs": pairs, "test": found.test_set()}
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #b535ecde
-def _augmentation_cells(found: Predictions, condition: Condition, redrawn: Mapping[str, Redrawn]) -> list[dict]:
+def _augmentation_cells(found: Predictions, condition: Condition, trials: Mapping[str, Trials]) -> list[dict]:
     """AP and AUC over trials and patients; the rates at 0.5 of the scores averaged over trials."""
     place = {"group": condition.group, "arm": condition.source}
-    estimates = {metric: drawn.estimate(found.rows(condition)) for metric, drawn in redrawn.items()}
+    estimates = {metric: drawn.estimate(found.rows(condition)) for metric, drawn in trials.items()}
     rates = scores(found.labels, found.mean_scores(condition), found.patients)
     estimates |= {metric: estimate for metric, estimate in rates.items() if metric not in ("ap", "auc")}
     return [place | {"metric": metric, **estimate.to_dict()} for metric, estimate in estimates.items()]
 
 
-def _augmentation_pairs(found: Predictions, condition: Condition, redrawn: Mapping[str, Redrawn]) -> list[dict]:
+def _augmentation_pairs(found: Predictions, condition: Condition, trials: Mapping[str, Trials]) -> list[dict]:
     real = condition._replace(source="real")
     if condition == real:
         return []
     rows = []
-    for metric, drawn in redrawn.items():
+    for metric, drawn in trials.items():
         difference = drawn.difference(found.rows(condition), found.rows(real))
         rows.append(
             {
@@ -767,13 +766,13 @@ def analyse_augmentation(run: Run) -> dict:
         trials. `pairs`: differences from real exams alone. `test`: what was tested on.
     """
     found = Predictions(run)
-    redrawn = {metric: found.redrawn(metric) for metric in CLASSIFIER_METRICS}
+    trials = {metric: found.trials(metric) for metric in CLASSIFIER_METRICS}
     cells, pairs = [], []
     for group in found.parameters.sequences:
         for source in AUGMENTATIONS:
             condition = Condition(group, source)
-            cells += _augmentation_cells(found, condition, redrawn)
-            pairs += _augmentation_pairs(found, condition, redrawn)
+            cells += _augmentation_cells(found, condition, trials)
+            pairs += _augmentation_pairs(found, condition, trials)
     return {"cells": cells, "pairs": pairs, "test": found.test_set()}
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #ca5e7e54
@@ -851,7 +850,7 @@ def plan_adaptation(run: Run, recipe: Recipe, study: Mapping, cores: int) -> dic
     """
     p = AdaptationParameters.model_validate(study["adapt"])
     settings = recipe.hash(("sequences", "grid", "label_rule", "classifier"))
-    exams = p.model_dump(mode="json", exclude={"trials", "draws", "fractions"})
+    exams = p.model_dump(mode="json", exclude={"trials", "fractions"})
     ready = plan_cell(
         "adapt_ready.ipynb",
         {},
@@ -875,7 +874,7 @@ def plan_adaptation(run: Run, recipe: Recipe, study: Mapping, cores: int) -> dic
             seed=p.seed,
         )
     notebook = "adapt_table.ipynb" if p.study == "adapt" else "augment_table.ipynb"
-    table = plan_cell(notebook, {}, list(runs), cores, draws=p.draws, runs=list(runs))
+    table = plan_cell(notebook, {}, list(runs), cores, runs=list(runs))
     return plan_of({"ready": ready, **runs, "table": table})
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #b6944f2d
