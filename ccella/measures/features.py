@@ -76,9 +76,16 @@ class ConvFeatures(nn.Module):
         stages = [Residual(*sizes) for sizes in zip(widths_in, widths, strides)]
         self.stages = nn.Sequential(*stages)
 
+    def stage_maps(self, x: Float[Tensor, "b c x y z"]) -> list[Tensor]:
+        """Give the feature maps of every stage, the first one first."""
+        maps = [torch.cat([x, box_coordinates(x)], 1)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
+
     def maps(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d i j k"]:
         """Give the feature maps before pooling."""
-        return self.stages(torch.cat([x, box_coordinates(x)], 1))
+        return self.stage_maps(x)[-1]
 
     def forward(self, x: Float[Tensor, "b c x y z"]) -> Float[Tensor, "b d"]:
         """Give the features: the maps' means over space."""

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MEDICALNET', 'KERAS_V1', 'BGR_MEANS', 'PUBLISHED', 'ResNetLayout', 'Bottleneck', 'ResNet50', 'zscored', 'grey_to_bgr',
-           'TapsFeatures', 'zscored_inside', 'TapsLayout', 'PublishedNetwork', 'shapes_of', 'load_feature_network']
+           'TapsFeatures', 'zscored_inside', 'TapsLayout', 'PublishedNetwork', 'shapes_of', 'load_feature_network',
+           'named_feature_network']
 
 # %% ../../nbs/5_measures/53_published.ipynb #4792ede3
 import os
@@ -128,14 +129,16 @@ class ResNet50(nn.Module):
         self.layer3 = _stage(layout, 8 * width, 4 * width, 2)
         self.layer4 = _stage(layout, 16 * width, 8 * width, 3)
 
-    def maps(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b d *less"]:
-        """Give the feature maps before pooling."""
-        x = self.pool(F.relu(self.bn1(self.conv1(x))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+    def stage_maps(self, x: Float[Tensor, "b c *space"]) -> list[Tensor]:
+        """Give the feature maps of every stage, the first one first."""
+        maps = [self.pool(F.relu(self.bn1(self.conv1(x))))]
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps.append(stage(maps[-1]))
+        return maps[1:]
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b d"]:
-        """Give the features: the maps' means over space."""
-        return self.maps(x).flatten(2).mean(2)
+        """Give the features: the last maps' means over space."""
+        return self.stage_maps(x)[-1].flatten(2).mean(2)
 
 # %% ../../nbs/5_measures/53_published.ipynb #afd19f10
 BGR_MEANS = (0.406, 0.456, 0.485)
@@ -174,9 +177,13 @@ class TapsFeatures(SegResNetDS):
             dsdepth=1,
         )
 
+    def stage_maps(self, x: Float[Tensor, "b 1 x y z"]) -> list[Tensor]:
+        """Give the feature maps of every stage of the encoder, the first one first."""
+        return list(self.encoder(x))
+
     def forward(self, x: Float[Tensor, "b 1 x y z"]) -> Float[Tensor, "b d"]:
         """Give the features."""
-        return self.encoder(x)[-1].mean((2, 3, 4))
+        return self.stage_maps(x)[-1].mean((2, 3, 4))
 
 
 def zscored_inside(x: Tensor) -> Tensor:
@@ -376,3 +383,13 @@ def load_feature_network(
             f"feature network '{name}': {error}; expected {row.file} (sha256 {row.sha256}), to be fetched from "
             f"{row.source} under its own licence; give its path or the folder that holds it"
         ) from error
+
+# %% ../../nbs/5_measures/53_published.ipynb #82ecc0a2
+def named_feature_network(named: str, device: str = "cpu") -> FeatureNetwork:
+    """Load the feature network that a command or a recipe names: NAME, or NAME=PATH.
+
+    Raises:
+        CcellaError: as `load_feature_network`.
+    """
+    name, _, path = named.partition("=")
+    return load_feature_network(name, path or None, device)
