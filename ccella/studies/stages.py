@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['phantom_cohort', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort_metrics', 'may_show_reports', 'exams_picture',
-           'text_states', 'latent_cache', 'encode_exams', 'psnr', 'reconstruct', 'encode_metrics',
-           'reconstruction_picture', 'model_folder', 'assert_one_institution', 'initial_model', 'train_model',
-           'loss_picture', 'generate_synthetic', 'synthetic_of', 'pairs_picture', 'generate_metrics']
+           'text_states', 'latent_cache', 'encode_exams', 'reconstruct', 'encode_metrics', 'reconstruction_picture',
+           'model_folder', 'assert_one_institution', 'initial_model', 'train_model', 'loss_picture',
+           'generate_synthetic', 'synthetic_of', 'pairs_picture', 'generate_metrics']
 
 # %% ../../nbs/6_studies/62_stages.ipynb #033032a9
 import shutil
@@ -32,6 +32,7 @@ from ..generators.fit_generator import held_out_loss, read_log, training
 from ..generators.generate import fingerprint, generate_exams
 from ..generators.requests import requests_of
 from ..measures.pictures import exam_caption, exam_to_show, pick_exams
+from ..measures.reconstructions import psnr
 from ..models.autoencoder import Vae, decode_exam, load_vae
 from ..models.latents import LatentCache, encode_cohort
 from ..models.ldm import SHIPPED_GENERATOR, LatentDiffusion, count_parameters, load_model
@@ -217,13 +218,6 @@ def encode_exams(stage: Stage) -> tuple[LatentCache, Vae, dict[str, str | None]]
     return cache, vae, weights
 
 # %% ../../nbs/6_studies/62_stages.ipynb #7a60bf41
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Give the peak signal-to-noise ratio in dB of volumes in [0, 1]."""
-    difference = np.asarray(a, np.float64) - b
-    error = max(np.mean(difference**2), 1e-12)
-    return float(-10 * np.log10(error))
-
-
 def reconstruct(stage: Stage, cache: LatentCache, vae: Vae, exam: Exam) -> Float[np.ndarray, "s x y z"]:
     """Give an exam's volumes in [0, 1] after the VAE.
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['exam_name', 'patient_of', 'check_grid', 'draw_reader', 'phantom_report', 'PhantomExam', 'phantom_exam',
-           'write_phantoms']
+           'write_phantoms', 'clean_volumes']
 
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #c38e6b80
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ...core import CcellaError, seed_for
-from ...exams.cohort import Cohort, refuse_other_cohort
-from ...exams.volumes import write_cohort, write_exam
+from ...exams.cohort import Cohort, Exam, refuse_other_cohort
+from ...exams.volumes import read_truth, write_cohort, write_exam
 from .anatomy import paint_gland, paint_pelvis
 from .canvas import Canvas
 from .findings import Findings
@@ -376,3 +376,20 @@ def write_phantoms(
     rows = [_labelled(row, label_rule) for row in _make_rows(work, exams, workers, progress)]
     cohort = write_cohort(out, rows, label_rule, [s.name for s in PROSTATE_SEQUENCES], made_by=made_by)
     return cohort.split(seed=seed).write() if split else cohort
+
+# %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #98fdb744
+def clean_volumes(cohort: Cohort, exam: Exam) -> dict[str, np.ndarray]:
+    """Give the volumes of a phantom without noise, on the grid of its files and in scanner units.
+
+    Args:
+        cohort: of `write_phantoms`, or a part of it.
+        exam: one of its exams.
+
+    Raises:
+        CcellaError: the cohort does not say that it was made by `write_phantoms`.
+    """
+    made_by = cohort.meta.get("made_by") or {}
+    if "phantom" not in made_by:
+        raise CcellaError(f"{cohort.root}: found made_by {made_by}, expected a cohort of phantoms; name another")
+    index = read_truth(exam, "parameters")["index"]
+    return phantom_exam(index=index, **made_by["phantom"]).clean
