@@ -6,8 +6,8 @@
 __all__ = ['Facts', 'DEFAULT_ORGAN', 'ARCHITECTURE', 'TRAINING', 'AUTOENCODER_TRAINING', 'TEXT_TRAINING', 'FEATURE_TRAINING',
            'NOT_HASHED', 'ADDED_LATER', 'RECIPES', 'Config', 'SequenceRule', 'GridConfig', 'Organ', 'list_organs',
            'load_organ', 'organ_room', 'VaeConfig', 'TextConfig', 'AdapterConfig', 'UnetConfig', 'ModelConfig',
-           'ObjectiveConfig', 'TrainConfig', 'VaeTrainConfig', 'TextTrainConfig', 'FeatureTrainConfig', 'SampleConfig',
-           'ClassifierConfig', 'Recipe', 'validated', 'list_recipes', 'load_recipe']
+           'ObjectiveConfig', 'TrainConfig', 'PhantomConfig', 'VaeTrainConfig', 'TextTrainConfig', 'FeatureTrainConfig',
+           'SampleConfig', 'ClassifierConfig', 'Recipe', 'validated', 'list_recipes', 'load_recipe']
 
 # %% ../nbs/0_ground/01_recipe.ipynb #75c4fb37
 import functools
@@ -300,6 +300,8 @@ class TrainConfig(Config):
     drop_condition: float = Field(0.0, ge=0, le=1)  # probability of training an exam without report and label
     scale_exams: int | None = Field(None, ge=1)  # exams that the latent scale is measured on; None: the training part
     redraw: bool = False  # new latent noise (sigma · eps) each epoch
+    mirror: bool = False  # each exam also mirrored, with left and right swapped in its report
+    rewrites: int = Field(0, ge=0)  # phantoms: further reports of each exam, by other readers
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"  # bf16 on a CPU that lacks it: fp32
     eval_every: int = Field(1000, ge=1)  # steps
     save_every: int = Field(1000, ge=1)  # steps
@@ -310,6 +312,14 @@ class TrainConfig(Config):
             found = f"steps {self.steps}, epochs {self.epochs}"
             raise ValueError(f"found {found}, expected either steps or epochs, the other null")
         return self
+
+# %% ../nbs/0_ground/01_recipe.ipynb #fd5f607d
+class PhantomConfig(Config):
+    """The phantoms that a run is made of where it is given no cohort."""
+
+    exams: int = Field(160, ge=1)
+    namespace: Literal["public", "shipped"] = "public"  # shipped: out of reach of `ccella phantom`
+    rich: bool = False  # True: in lesions, for parts that learn; False: as often as at a hospital
 
 # %% ../nbs/0_ground/01_recipe.ipynb #148451bd
 class VaeTrainConfig(Config):
@@ -429,7 +439,12 @@ NOT_HASHED = (
     "train_features.save_every",
 )
 # Settings that came after folders had been named: at these values all is computed as before, under the same name.
-ADDED_LATER: dict[str, object] = {"vae.strides": None, "vae.channels_in": 1}
+ADDED_LATER: dict[str, object] = {
+    "vae.strides": None,
+    "vae.channels_in": 1,
+    "train.mirror": False,
+    "train.rewrites": 0,
+}
 
 # %% ../nbs/0_ground/01_recipe.ipynb #0c9ac680
 class Recipe(Config):
@@ -446,6 +461,7 @@ class Recipe(Config):
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    phantoms: PhantomConfig = PhantomConfig()
     train_vae: VaeTrainConfig = VaeTrainConfig()
     train_text: TextTrainConfig = TextTrainConfig()
     train_features: FeatureTrainConfig = FeatureTrainConfig()

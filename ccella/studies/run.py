@@ -29,7 +29,7 @@ class CohortParameters(Config):
     """Exams: phantoms, or a cohort folder of one's own (`source`, whose test part then takes the place of `fresh`)."""
 
     source: str | None = None  # a cohort folder; None: phantoms of institution 1
-    exams: int = Field(160, ge=1)
+    exams: int | None = Field(None, ge=1)  # None: as many phantoms as the recipe says
     fresh: int = Field(80, ge=1)  # further phantoms of institution 1, for testing
     other: int = Field(80, ge=0)  # phantoms of institution 2, that nothing is trained on
     seed: int = Field(0, ge=0)
@@ -107,9 +107,10 @@ class Step:
         return f"{self.number:02d}_{self.name}.ipynb"
 
 
+_ENCODED = ("sequences", "grid", "vae", "text")
 _STEPS = (
-    Step(1, "cohort", (), ("sequences", "grid.shape", "label_rule"), CohortParameters),
-    Step(2, "encode", ("cohort",), ("sequences", "grid", "vae", "text"), EncodeParameters),
+    Step(1, "cohort", (), ("sequences", "grid.shape", "label_rule", "phantoms"), CohortParameters),
+    Step(2, "encode", ("cohort",), (*_ENCODED, "train.mirror", "train.rewrites"), EncodeParameters),
     Step(3, "train", ("encode",), TRAINING, TrainParameters),
     Step(4, "generate", ("train",), ("sample",), GenerateParameters),
     Step(5, "evaluate", ("generate",), ("sample",), EvaluateParameters),

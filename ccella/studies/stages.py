@@ -27,18 +27,20 @@ from ..exams.content import cohort_content
 from ..exams.prepare import intensity_table, prepare_exam
 from ..figures import Curve, Shown, curves, montage
 from ..generators.exam_generator import LIMITS_FILE, institutions_seen, shipped_institutions_seen
-from ..generators.examset import ExamSet
+from ..generators.examset import ExamSet, View
 from ..generators.fit_generator import held_out_loss, read_log, training
 from ..generators.generate import fingerprint, generate_exams
 from ..generators.requests import requests_of
+from ..generators.views import view_counts, views_of
 from ..measures.pictures import exam_caption, exam_to_show, pick_exams
 from ..measures.reconstructions import psnr
 from ..models.autoencoder import Vae, decode_exam, load_vae
 from ..models.latents import LatentCache, encode_cohort
 from ..models.ldm import SHIPPED_GENERATOR, LatentDiffusion, count_parameters, load_model
 from ..models.text import TextCache, load_text_encoder
+from ..organs.prostate.patient import P_CATEGORY, P_CATEGORY_RICH
 from ..organs.prostate.phantom import write_phantoms
-from ..recipe import Recipe
+from ..recipe import PhantomConfig, Recipe
 from .run import Run, Stage
 
 # %% ../../nbs/6_studies/62_stages.ipynb #1395ecdc
@@ -61,6 +63,8 @@ def _write_phantom_cohort(stage: Stage, of: str, settings: Mapping) -> None:
         stage.recipe.label_rule,
         split=of == "cohort",
         workers=torch.get_num_threads(),
+        p_category=P_CATEGORY_RICH if settings["rich"] else P_CATEGORY,
+        namespace=settings["namespace"],
     )
     if of != "cohort":
         replace(made, table=made.table.assign(split="test")).write()
@@ -76,12 +80,15 @@ def phantom_cohort(stage: Stage, of: str, exams: int, institution: int = 1) -> C
         institution: 1 or 2.
     """
     folder, recipe = stage.run.folder / of, stage.recipe
+    learnt = recipe.phantoms if of == "cohort" else PhantomConfig()
     settings = {
         "exams": exams,
         "institution": institution,
         "seed": stage.seed(of),
         "shape": list(recipe.grid.shape),
         "label_rule": recipe.label_rule,
+        "namespace": learnt.namespace,
+        "rich": learnt.rich,
     }
     note = folder / "phantoms.json"
     if folder.is_dir() and not _is_made_from(note, settings):
@@ -121,7 +128,7 @@ def make_cohorts(stage: Stage) -> dict[str, Cohort]:
         cohort = own_cohort(stage, Path(p.source))
         return {"cohort": cohort, "fresh": cohort.subset(split="test")}
     sets = {
-        "cohort": phantom_cohort(stage, "cohort", p.exams),
+        "cohort": phantom_cohort(stage, "cohort", p.exams or stage.recipe.phantoms.exams),
         "fresh": phantom_cohort(stage, "fresh", p.fresh),
     }
     if p.other:
@@ -207,13 +214,17 @@ def encode_exams(stage: Stage) -> tuple[LatentCache, Vae, dict[str, str | None]]
     vae = load_vae(recipe.vae.weights, recipe.vae, stage.device)
     sets = cohorts_of(stage.run)
     encoded = (sets["cohort"], sets["fresh"])
+    folder, workers = stage.run.cache / "latents", torch.get_num_threads()
     for cohort in encoded:
-        folder = stage.run.cache / "latents"
-        cache = encode_cohort(cohort, vae, recipe, folder, progress=False, workers=torch.get_num_threads())
+        cache = encode_cohort(cohort, vae, recipe, folder, progress=False, workers=workers)
+    train = sets["cohort"].subset(split="train")
+    if recipe.train.mirror:
+        encode_cohort(train, vae, recipe, folder, progress=False, workers=workers, mirror=True)
     weights = {"vae": vae.sha256, "text": None}
     texts = text_states(stage)
     if texts is not None:
         texts.fill(exam.text() for cohort in encoded for exam in cohort)
+        texts.fill(view.text for view in views_of(train, recipe))
         weights["text"] = texts.encoder.sha
     return cache, vae, weights
 
@@ -366,11 +377,11 @@ def _held_out(stage: Stage, model: LatentDiffusion, held: ExamSet | None) -> flo
     return held_out_loss(model, held, stage.recipe, stage.device).denoise.item()
 
 # %% ../../nbs/6_studies/62_stages.ipynb #c9d89d7f
-def _exams_to_learn(stage: Stage, cache: LatentCache) -> tuple[ExamSet, ExamSet | None]:
-    """Give the exams to train on and those held out; None where there are none."""
-    cohort, texts = Cohort.read(stage.run.cohort), text_states(stage)
-    exams = ExamSet.of(cohort.subset(split="train"), cache, texts)
-    validation = cohort.subset(split="val")
+def _exams_to_learn(stage: Stage, cache: LatentCache, views: list[View]) -> tuple[ExamSet, ExamSet | None]:
+    """Give the exams to train on, as `views` show them, and those held out; None where there are none."""
+    texts = text_states(stage)
+    exams = ExamSet.of_views(views, cache, texts)
+    validation = Cohort.read(stage.run.cohort).subset(split="val")
     if len(validation) == 0:
         return exams, None
     return exams, ExamSet.of(validation, cache, texts)
@@ -408,7 +419,9 @@ def train_model(stage: Stage) -> dict:
     """
     recipe, cache = stage.recipe, latent_cache(stage)
     train = Cohort.read(stage.run.cohort).subset(split="train")
-    exams, held = _exams_to_learn(stage, cache)
+    views = views_of(train, recipe)
+    exams, held = _exams_to_learn(stage, cache, views)
+    shown = view_counts(views, len(train))
     seen = assert_one_institution(recipe, train)
     start = _start_sha256(recipe)
     model = initial_model(stage, cache, train).to(stage.device)
@@ -418,12 +431,12 @@ def train_model(stage: Stage) -> dict:
     before = folder / "before.json"
     if held and not before.is_file():
         write_json(before, _held_out(stage, model, held))
-    named = {"start_from": recipe.train.start_from, "start_sha256": start, "institutions": seen}
+    named = {"start_from": recipe.train.start_from, "start_sha256": start, "institutions": seen, "shown": shown}
     for _ in training(model, exams, recipe, folder, held, stage.device, **named):
         pass
     return {
         **_trained(recipe, model, folder),
-        "exams": len(exams),
+        **shown,
         "held_out_exams": len(held or ()),
         "held_out": {
             "before": read_json(before) if held else None,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['exam_name', 'patient_of', 'check_grid', 'draw_reader', 'phantom_report', 'PhantomExam', 'phantom_exam',
-           'write_phantoms', 'clean_volumes']
+           'write_phantoms', 'rewritten_reports', 'clean_volumes']
 
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #c38e6b80
 from collections.abc import Sequence
@@ -376,6 +376,24 @@ def write_phantoms(
     rows = [_labelled(row, label_rule) for row in _make_rows(work, exams, workers, progress)]
     cohort = write_cohort(out, rows, label_rule, [s.name for s in PROSTATE_SEQUENCES], made_by=made_by)
     return cohort.split(seed=seed).write() if split else cohort
+
+# %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #4183d613
+def rewritten_reports(exam: Exam, reports: int) -> list[str]:
+    """Write further reports of a phantom, each by a reader of institution 1 drawn anew; none of an exam without truth.
+
+    Args:
+        exam: of a cohort; only one with the truth of its findings can be written of.
+        reports: how many.
+    """
+    if exam.truth is None or not (exam.truth / "findings.json").is_file() or not exam.has_report:
+        return []
+    findings = Findings.from_dict(read_truth(exam, "findings"))
+    readers = [reader for reader in READERS if reader != HELD_OUT_READER]
+    written = []
+    for k in range(reports):
+        rng = np.random.default_rng(seed_for("rewritten", exam.exam_id, k))
+        written.append(write_report(findings, str(rng.choice(readers)), int(rng.integers(2**62))))
+    return written
 
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #98fdb744
 def clean_volumes(cohort: Cohort, exam: Exam) -> dict[str, np.ndarray]:
