@@ -427,6 +427,22 @@ def _trained(recipe: Recipe, model: LatentDiffusion, folder: Path) -> dict:
         "curve": _curve(log),
     }
 
+# %% ../../nbs/6_studies/62_stages.ipynb #6bce7bfa
+def _caches_and_parts(stage: Stage) -> tuple[LatentCache, TextCache | None, dict[str, str | None]]:
+    """Open the caches of latents and text states, and name the parts that fill them."""
+    recipe, texts = stage.recipe, text_states(stage)
+    vae = load_vae(recipe.vae.weights, recipe.vae)
+    cache = LatentCache(stage.run.cache / "latents", vae, recipe)
+    return cache, texts, parts_of(vae, texts.encoder if texts else None)
+
+
+def _measured_before(stage: Stage, folder: Path, model: LatentDiffusion, held: ExamSet | None) -> float | None:
+    """Give the held-out loss before the first step, as it is kept in the model's folder from then on."""
+    kept = folder / "before.json"
+    if held and not kept.is_file():
+        write_json(kept, _held_out(stage, model, held))
+    return read_json(kept) if held else None
+
 # %% ../../nbs/6_studies/62_stages.ipynb #eabaab55
 def train_model(stage: Stage) -> dict:
     """Train, or go on training, the run's model, and give the stage's metrics.
@@ -434,36 +450,25 @@ def train_model(stage: Stage) -> dict:
     Raises:
         CcellaError: a phantom of institution 2 stands behind the training or a part that it loads.
     """
-    recipe, texts = stage.recipe, text_states(stage)
-    vae = load_vae(recipe.vae.weights, recipe.vae)
-    cache = LatentCache(stage.run.cache / "latents", vae, recipe)
+    recipe, (cache, texts, parts) = stage.recipe, _caches_and_parts(stage)
     train = Cohort.read(stage.run.cohort).subset(split="train")
     views = views_of(train, recipe)
     exams, held = _exams_to_learn(stage, cache, texts, views)
     shown = view_counts(views, len(train))
     seen = assert_one_institution(recipe, train)
-    start, parts = _start_sha256(recipe), parts_of(vae, texts.encoder if texts else None)
+    start = _start_sha256(recipe)
     model = initial_model(stage, cache, train, parts).to(stage.device)
     of = {"recipe": recipe.hash(), "exams": exams.fingerprint(), "start": start}
     folder = model_folder(stage.run, of)
     write_json(folder / LIMITS_FILE, cache.limits(train.table.exam_id))
-    before = folder / "before.json"
-    if held and not before.is_file():
-        write_json(before, _held_out(stage, model, held))
+    before = _measured_before(stage, folder, model, held)
     named = {"start_from": recipe.train.start_from, "start_sha256": start, "institutions": seen}
     named |= {"shown": shown, "parts": parts}
     for _ in training(model, exams, recipe, folder, held, stage.device, **named):
         pass
-    return {
-        **_trained(recipe, model, folder),
-        **shown,
-        "held_out_exams": len(held or ()),
-        "held_out": {
-            "before": read_json(before) if held else None,
-            "after": _held_out(stage, model, held),
-        },
-        "institutions": seen,
-    }
+    losses = {"before": before, "after": _held_out(stage, model, held)}
+    done = _trained(recipe, model, folder)
+    return {**done, **shown, "held_out_exams": len(held or ()), "held_out": losses, "institutions": seen}
 
 # %% ../../nbs/6_studies/62_stages.ipynb #ade7f80d
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
