@@ -26,7 +26,13 @@ from ..exams.cohort import Cohort, Exam
 from ..exams.content import cohort_content
 from ..exams.prepare import intensity_table, prepare_exam
 from ..figures import Curve, Shown, curves, montage
-from ..generators.exam_generator import LIMITS_FILE, institutions_seen, shipped_institutions_seen
+from ccella.generators.exam_generator import (
+    LIMITS_FILE,
+    institutions_seen,
+    parts_of,
+    refuse_other_parts,
+    shipped_institutions_seen,
+)
 from ..generators.examset import ExamSet, View
 from ..generators.fit_generator import held_out_loss, read_log, training
 from ..generators.generate import fingerprint, generate_exams
@@ -344,17 +350,30 @@ def assert_one_institution(recipe: Recipe, train: Cohort) -> dict:
     return seen
 
 # %% ../../nbs/6_studies/62_stages.ipynb #eb79c037
-def initial_model(stage: Stage, cache: LatentCache, train: Cohort) -> LatentDiffusion:
+def _start_folder(recipe: Recipe) -> Path | None:
+    """Give the folder of the model that a training goes on from; None for random weights."""
+    start = recipe.train.start_from
+    if not start:
+        return None
+    return SHIPPED_GENERATOR if start == "shipped" else Path(start)
+
+
+def initial_model(stage: Stage, cache: LatentCache, train: Cohort, parts: Mapping) -> LatentDiffusion:
     """Give the model before its first step: random, or that of `train.start_from`.
 
     Args:
         stage: the open stage.
         cache: of latents, from which a random model takes its scale.
         train: the exams to train on.
+        parts: with which it is trained, as `parts_of` names them.
+
+    Raises:
+        CcellaError: the model to go on from is of other parts or of another architecture.
     """
-    recipe = stage.recipe
-    if recipe.train.start_from:
-        return load_model(recipe.train.start_from, recipe)[0]
+    recipe, start = stage.recipe, _start_folder(stage.recipe)
+    if start is not None:
+        refuse_other_parts(start, parts)
+        return load_model(start, recipe)[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         exams = list(train.table.exam_id)[: recipe.train.scale_exams]
@@ -363,11 +382,8 @@ def initial_model(stage: Stage, cache: LatentCache, train: Cohort) -> LatentDiff
 
 def _start_sha256(recipe: Recipe) -> str | None:
     """Name the weights that a training starts from; None for random ones."""
-    start = recipe.train.start_from
-    if not start:
-        return None
-    folder = SHIPPED_GENERATOR if start == "shipped" else Path(start)
-    return sha256(folder / "model.safetensors")
+    start = _start_folder(recipe)
+    return None if start is None else sha256(start / "model.safetensors")
 
 
 def _held_out(stage: Stage, model: LatentDiffusion, held: ExamSet | None) -> float | None:
@@ -377,9 +393,10 @@ def _held_out(stage: Stage, model: LatentDiffusion, held: ExamSet | None) -> flo
     return held_out_loss(model, held, stage.recipe, stage.device).denoise.item()
 
 # %% ../../nbs/6_studies/62_stages.ipynb #c9d89d7f
-def _exams_to_learn(stage: Stage, cache: LatentCache, views: list[View]) -> tuple[ExamSet, ExamSet | None]:
+def _exams_to_learn(
+    stage: Stage, cache: LatentCache, texts: TextCache | None, views: list[View]
+) -> tuple[ExamSet, ExamSet | None]:
     """Give the exams to train on, as `views` show them, and those held out; None where there are none."""
-    texts = text_states(stage)
     exams = ExamSet.of_views(views, cache, texts)
     validation = Cohort.read(stage.run.cohort).subset(split="val")
     if len(validation) == 0:
@@ -410,6 +427,22 @@ def _trained(recipe: Recipe, model: LatentDiffusion, folder: Path) -> dict:
         "curve": _curve(log),
     }
 
+# %% ../../nbs/6_studies/62_stages.ipynb #6bce7bfa
+def _caches_and_parts(stage: Stage) -> tuple[LatentCache, TextCache | None, dict[str, str | None]]:
+    """Open the caches of latents and text states, and name the parts that fill them."""
+    recipe, texts = stage.recipe, text_states(stage)
+    vae = load_vae(recipe.vae.weights, recipe.vae)
+    cache = LatentCache(stage.run.cache / "latents", vae, recipe)
+    return cache, texts, parts_of(vae, texts.encoder if texts else None)
+
+
+def _measured_before(stage: Stage, folder: Path, model: LatentDiffusion, held: ExamSet | None) -> float | None:
+    """Give the held-out loss before the first step, as it is kept in the model's folder from then on."""
+    kept = folder / "before.json"
+    if held and not kept.is_file():
+        write_json(kept, _held_out(stage, model, held))
+    return read_json(kept) if held else None
+
 # %% ../../nbs/6_studies/62_stages.ipynb #eabaab55
 def train_model(stage: Stage) -> dict:
     """Train, or go on training, the run's model, and give the stage's metrics.
@@ -417,33 +450,25 @@ def train_model(stage: Stage) -> dict:
     Raises:
         CcellaError: a phantom of institution 2 stands behind the training or a part that it loads.
     """
-    recipe, cache = stage.recipe, latent_cache(stage)
+    recipe, (cache, texts, parts) = stage.recipe, _caches_and_parts(stage)
     train = Cohort.read(stage.run.cohort).subset(split="train")
     views = views_of(train, recipe)
-    exams, held = _exams_to_learn(stage, cache, views)
+    exams, held = _exams_to_learn(stage, cache, texts, views)
     shown = view_counts(views, len(train))
     seen = assert_one_institution(recipe, train)
     start = _start_sha256(recipe)
-    model = initial_model(stage, cache, train).to(stage.device)
+    model = initial_model(stage, cache, train, parts).to(stage.device)
     of = {"recipe": recipe.hash(), "exams": exams.fingerprint(), "start": start}
     folder = model_folder(stage.run, of)
     write_json(folder / LIMITS_FILE, cache.limits(train.table.exam_id))
-    before = folder / "before.json"
-    if held and not before.is_file():
-        write_json(before, _held_out(stage, model, held))
-    named = {"start_from": recipe.train.start_from, "start_sha256": start, "institutions": seen, "shown": shown}
+    before = _measured_before(stage, folder, model, held)
+    named = {"start_from": recipe.train.start_from, "start_sha256": start, "institutions": seen}
+    named |= {"shown": shown, "parts": parts}
     for _ in training(model, exams, recipe, folder, held, stage.device, **named):
         pass
-    return {
-        **_trained(recipe, model, folder),
-        **shown,
-        "held_out_exams": len(held or ()),
-        "held_out": {
-            "before": read_json(before) if held else None,
-            "after": _held_out(stage, model, held),
-        },
-        "institutions": seen,
-    }
+    losses = {"before": before, "after": _held_out(stage, model, held)}
+    done = _trained(recipe, model, folder)
+    return {**done, **shown, "held_out_exams": len(held or ()), "held_out": losses, "institutions": seen}
 
 # %% ../../nbs/6_studies/62_stages.ipynb #ade7f80d
 def _running_mean(values: np.ndarray, width: int) -> np.ndarray:
@@ -499,6 +524,7 @@ def generate_synthetic(stage: Stage) -> Cohort:
     model, _ = load_model(run.model, recipe)
     vae = load_vae(recipe.vae.weights, recipe.vae, stage.device)
     texts, sets = text_states(stage), cohorts_of(run)
+    refuse_other_parts(run.model, parts_of(vae, texts.encoder if texts else None))
     sources = [sets["cohort"], sets["fresh"]]
     _clear_other(run.synthetic, _made_from(stage, model, sources))
     exams = {exam.exam_id: exam for cohort in sources for exam in cohort}  # one's own test exams are in both
