@@ -1,10 +1,12 @@
 """All six stages of a run, through the engine: once, again, changed, broken, killed in the middle of training."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,7 @@ def test_six_stages(run, encoder):
     assert set(run.results()) == set(STAGES)
     for stage in STAGES:
         assert errors(run.executed(stage)) == []
+    assert found["train"]["notes"] == []
     check_synthetic_exams(run, found)
     check_measures(found)
     check_page(run)
@@ -151,6 +154,18 @@ def test_one_sequence(tmp_path, encoder):
     synthetic = Cohort.read(run.synthetic)
     assert synthetic.check()["sequences"] == {"axt2": 36}
     assert not list(run.synthetic.rglob("adc*"))
+
+
+def test_exams_without_lesion_masks_are_told(run, encoder, tmp_path):
+    """The recipe weighs lesions: the training says how many exams it learnt without that weight, and learns them."""
+    cohort = Cohort.read(shutil.copytree(run.cohort, tmp_path / "cohort"))
+    replace(cohort, table=cohort.table.assign(truth="")).write()
+    unmasked = Run(tmp_path / "unmasked")
+    start(unmasked, encoder, SMALL | {"cohort": {"source": str(cohort.root)}}, ["train"])
+    (note,) = json.loads(unmasked.metrics("train").read_text())["notes"]
+    learnt = int((cohort.table.split == "train").sum())
+    assert f"{learnt} of {learnt} exams to learn from have none" in note
+    assert note in unmasked.executed("train").read_text(encoding="utf-8")
 
 
 def test_a_run_of_another_recipe_is_refused(run):
