@@ -520,8 +520,21 @@ def padding_notes(seen: CohortCheck, grid: GridConfig) -> list[str]:
     return notes
 
 
+_LACKS = {
+    "mask": "lesion masks: {} have none; the recipe weighs lesions by {}",
+    "report": "named places: {} have no report or no gland mask; the recipe weighs the places that reports name by {}",
+}
+
+
+def _may_be_weighed(exam: Exam, lesion_region: str) -> bool:
+    """Say whether an exam has what tells a recipe where its lesions are."""
+    if lesion_region == "report":
+        return exam.report_path is not None and exam.gland is not None
+    return lesion_map(exam) is not None
+
+
 def lesion_notes(cohort: Cohort, objective: ObjectiveConfig) -> list[str]:
-    """Note, where a recipe weighs lesions, how many exams to learn from have no lesion mask.
+    """Note, where a recipe weighs lesions, how many exams to learn from do not tell where theirs are.
 
     Args:
         cohort: the exams; those of its test and validation parts are not learnt from.
@@ -529,13 +542,11 @@ def lesion_notes(cohort: Cohort, objective: ObjectiveConfig) -> list[str]:
     """
     weight = objective.region_weight.get("lesion", 1.0)
     learnt = [exam for exam in cohort if exam.split in ("", "train")]
-    lacking = sum(lesion_map(exam) is None for exam in learnt)
+    lacking = sum(not _may_be_weighed(exam, objective.lesion_region) for exam in learnt)
     if weight == 1 or not lacking:
         return []
-    without = f"{lacking} of {len(learnt)} exams to learn from have none"
-    return [
-        f"lesion masks: {without}; the recipe weighs lesions by {weight:g}, these exams are learnt without that weight"
-    ]
+    found = _LACKS[objective.lesion_region].format(f"{lacking} of {len(learnt)} exams to learn from", f"{weight:g}")
+    return [f"{found}, these exams are learnt without that weight"]
 
 # %% ../../nbs/1_exams/14_check.ipynb #fa956220
 QUARANTINE_COLUMNS = ("exam", "fault")
