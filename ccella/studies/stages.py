@@ -20,7 +20,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ..core import CcellaError, read_json, sha256, write_json
-from ..exams.check import read_checked
+from ..exams.check import lesion_notes, read_checked
 from ..exams.cohort import Cohort, Exam, draw_exams
 from ..exams.content import cohort_content
 from ..exams.prepare import intensity_table, prepare_exam
@@ -36,7 +36,7 @@ from ..generators.examset import ExamSet, View
 from ..generators.fit_generator import held_out_loss, read_log, training
 from ..generators.generate import fingerprint, generate_exams
 from ..generators.requests import requests_of
-from ..generators.views import view_counts, views_of
+from ..generators.views import report_region, view_counts, views_of
 from ..measures.pictures import exam_caption, exam_to_show, pick_exams
 from ..measures.reconstructions import psnr
 from ..models.autoencoder import Vae, decode_exam, load_vae
@@ -396,7 +396,7 @@ def _exams_to_learn(
     stage: Stage, cache: LatentCache, texts: TextCache | None, views: list[View]
 ) -> tuple[ExamSet, ExamSet | None]:
     """Give the exams to train on, as `views` show them, and those held out; None where there are none."""
-    exams = ExamSet.of_views(views, cache, texts)
+    exams = ExamSet.of_views(views, cache, texts, report_region(stage.recipe))
     validation = Cohort.read(stage.run.cohort).subset(split="val")
     if len(validation) == 0:
         return exams, None
@@ -466,7 +466,7 @@ def train_model(stage: Stage) -> dict:
     for _ in training(model, exams, recipe, folder, held, stage.device, **named):
         pass
     losses = {"before": before, "after": _held_out(stage, model, held)}
-    done = _trained(recipe, model, folder)
+    done = _trained(recipe, model, folder) | {"notes": lesion_notes(train, recipe.objective)}
     return {**done, **shown, "held_out_exams": len(held or ()), "held_out": losses, "institutions": seen}
 
 # %% ../../nbs/6_studies/62_stages.ipynb #ade7f80d

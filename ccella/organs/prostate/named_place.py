@@ -6,6 +6,7 @@
 __all__ = ['named_region']
 
 # %% ../../../nbs/2_organs/prostate/28_named_place.ipynb #4722a698
+import numpy as np
 from jaxtyping import Bool, Float
 
 from ...core import CcellaError
