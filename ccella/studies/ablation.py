@@ -29,6 +29,7 @@ from ..core import CcellaError, atomic_path, read_json
 from ..exams.cohort import Cohort, draw_exams
 from ..exams.content import cohort_content
 from ..figures import forest
+from ..generators.exam_generator import parts_of
 from ..generators.examset import ExamSet
 from ..generators.fit_generator import read_log, training
 from ..measures.classify import scores
@@ -332,11 +333,12 @@ def _train_cell(stage: Stage, folder: Path) -> LatentDiffusion:
     recipe, run = stage.recipe, stage.run
     cohort = cohorts_of(run)["cohort"]
     train, val = cohort.subset(split="train"), cohort.subset(split="val")
-    cache = LatentCache(run.cache / "latents", load_vae(recipe.vae.weights, recipe.vae), recipe)
-    texts = text_states(stage)
+    vae, texts = load_vae(recipe.vae.weights, recipe.vae), text_states(stage)
+    cache = LatentCache(run.cache / "latents", vae, recipe)
     exams, held_out = ExamSet.of(train, cache, texts), ExamSet.of(val, cache, texts)
-    model = initial_model(stage, cache, train).to(stage.device)
-    for _ in training(model, exams, recipe, folder, held_out, stage.device):
+    parts = parts_of(vae, texts.encoder if texts else None)
+    model = initial_model(stage, cache, train, parts).to(stage.device)
+    for _ in training(model, exams, recipe, folder, held_out, stage.device, parts=parts):
         pass
     return model
 
