@@ -282,6 +282,7 @@ class ObjectiveConfig(Config):
     class_weight: float = Field(1e-4, ge=0)
     target_scale: float = 100.0
     region_weight: dict[Literal["gland", "lesion"], float] = {"gland": 1.0, "lesion": 1.0}
+    lesion_region: Literal["mask", "report"] = "mask"  # where a lesion is: in its mask, or where its report says
 
 # %% ../nbs/0_ground/01_recipe.ipynb #984a2283
 class TrainConfig(Config):
@@ -442,6 +443,7 @@ NOT_HASHED = (
 ADDED_LATER: dict[str, object] = {
     "vae.strides": None,
     "vae.channels_in": 1,
+    "objective.lesion_region": "mask",
     "train.mirror": False,
     "train.rewrites": 0,
 }

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib
 import re
 import statistics
 import subprocess
@@ -313,3 +314,9 @@ def test_shapes_are_checked_where_they_are_named():
     for wrong in (torch.zeros(4), torch.zeros(3, 3), torch.zeros(3, dtype=torch.bool), 0.0):
         with pytest.raises(TypeError, match=r"w is .*expected"):
             add(x, wrong)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_modules_can_be_imported(path):
+    """A notebook may import in a hidden cell what its exported cells need; the module then lacks it."""
+    importlib.import_module("ccella." + dotted(path))

@@ -153,6 +153,24 @@ def test_one_sequence(tmp_path, encoder):
     assert not list(run.synthetic.rglob("adc*"))
 
 
+def test_mirrored_and_reworded_exams(tmp_path, encoder):
+    """Every exam of the training part is shown in four ways; the model says so, and of which parts it is."""
+    run = Run(tmp_path / "views")
+    start(run, encoder, targets=["train"], **{"train.mirror": True, "train.rewrites": 1})
+    train = Cohort.read(run.cohort).subset(split="train")
+    metrics = json.loads(run.metrics("train").read_text())
+    reported = sum(exam.has_report for exam in train)
+    assert metrics["exams"] == metrics["mirrored exams"] == len(train)
+    assert metrics["views"] == 2 * (len(train) + reported)
+    card = json.loads((run.model / "provenance.json").read_text())
+    assert card["shown"]["views"] == card["exams"] == metrics["views"]
+    assert set(card["parts"]) == {"autoencoder", "text_encoder"}
+    card["parts"]["autoencoder"] = "0" * 16
+    (run.model / "provenance.json").write_text(json.dumps(card))
+    with pytest.raises(CcellaError, match="trained with the autoencoder 0000000000000000"):
+        start(run, encoder, targets=["generate"], **{"train.mirror": True, "train.rewrites": 1})
+
+
 def test_a_run_of_another_recipe_is_refused(run):
     """Another recipe in the same folder would mix two studies."""
     before = made(run)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core import CcellaError, noise_for, patch, seed_for
@@ -103,6 +103,7 @@ class ExamSet:
         key: names what the numbers depend on besides the exams.
         keep_bytes: how much to keep in memory.
         latent_of: whose latent each shows; None: its own.
+        named_region: gives the place that a text names for its lesions, which stands for their masks; None: masks.
     """
 
     exam_ids: Sequence[str]
@@ -114,6 +115,7 @@ class ExamSet:
     key: str = ""
     keep_bytes: int = 2**30
     latent_of: Sequence[str] | None = None
+    named_region: Callable[[str, LatentExam], Bool[Tensor, "x y z"]] | None = None
     _kept: dict = field(default_factory=dict, repr=False)
     _used: int = field(default=0, repr=False)
 
@@ -132,13 +134,16 @@ class ExamSet:
         return cls.of_views(plain_views(cohort), latents, texts)
 
     @classmethod
-    def of_views(cls, views: Sequence[View], latents: LatentCache, texts: TextCache | None) -> "ExamSet":
-        """Take exams as `views` show them; the rest is as in `of`."""
+    def of_views(
+        cls, views: Sequence[View], latents: LatentCache, texts: TextCache | None, named_region: Callable | None = None
+    ) -> "ExamSet":
+        """Take exams as `views` show them, lesions where `named_region` says; the rest is as in `of`."""
         if not views:
             raise CcellaError("cohort: found no exam to train on, expected some in its part; check its split column")
         names, latent_of, reports, labels = map(list, zip(*views))
         _refuse_missing_latents(latent_of, latents)
         shown = {"exam_ids": names, "label": torch.tensor(labels), "texts": reports, "latent_of": latent_of}
+        shown["named_region"] = named_region
         if texts is None:
             return cls(**shown, latent=latents.read, key=f"{latents.key} None")
         key = f"{latents.key} {texts.key}"
@@ -193,6 +198,19 @@ def _region(exams: Sequence[LatentExam], name: str) -> Float[Tensor, "b 1 x y z"
     masks = [e.regions.get(name, nothing).float() for e in exams]
     return torch.stack(masks)[:, None]
 
+# %% ../../nbs/4_generators/40_examset.ipynb #b549c0c4
+@patch
+def _lesions(self: ExamSet, rows: Sequence[int], found: Sequence[LatentExam]) -> Float[Tensor, "b 1 x y z"]:
+    """Stack where the lesions of rows are: in their masks, or where their texts say."""
+    if self.named_region is None:
+        return _region(found, "lesion")
+    named = []
+    for row, latent in zip(rows, found, strict=True):
+        if ("named", row) not in self._kept:
+            self._kept["named", row] = self.named_region(self.texts[row], latent)
+        named.append(self._kept["named", row].float())
+    return torch.stack(named)[:, None]
+
 # %% ../../nbs/4_generators/40_examset.ipynb #55d17fee
 @patch
 def batch(
@@ -218,7 +236,7 @@ def batch(
         noise = noise_for(latent.shape[1:], seed_for("latent", seed), exam_ids, epochs)
         latent = latent + torch.stack([f.sigma for f in found]) * noise
     cond = self.conditioning(rows, drop)
-    return Batch(exam_ids, latent, cond, _region(found, "gland"), _region(found, "lesion"))
+    return Batch(exam_ids, latent, cond, _region(found, "gland"), self._lesions(rows, found))
 
 # %% ../../nbs/4_generators/40_examset.ipynb #f1417c5b
 def _digest(text: str) -> str:

@@ -335,10 +335,9 @@ def _encoded_mirrored(exam, prepared: Prepared, vae: Vae) -> LatentExam:
     return LatentExam(name, mu, sigma, spacing, regions, prepared.limits, prepared.centred)
 
 
-def _is_encoded(cache: LatentCache, exam_id: str, sources: str, mirror: bool) -> bool:
-    """Say whether an exam, and its mirror image where that is asked for, is encoded from these sources."""
-    names = [exam_id, mirrored_name(exam_id)] if mirror else [exam_id]
-    return all(cache.stamp(name) == sources for name in names)
+def _names_of(exam_id: str, mirror: bool) -> list[str]:
+    """Name what is kept of an exam: itself, and its mirror image where that is asked for."""
+    return [exam_id, mirrored_name(exam_id)] if mirror else [exam_id]
 
 # %% ../../nbs/3_models/31_latents.ipynb #4ca55abe
 _AHEAD = 2  # exams that are prepared and wait, for each process
@@ -390,11 +389,14 @@ def encode_cohort(
     """
     cache = LatentCache(root, vae, recipe)
     sources = {exam.exam_id: _sources(exam) for exam in cohort}  # of before they are read
-    waiting = [exam for exam in cohort if not _is_encoded(cache, exam.exam_id, sources[exam.exam_id], mirror)]
+    lacking = {}
+    for exam_id, of_exam in sources.items():
+        lacking[exam_id] = [name for name in _names_of(exam_id, mirror) if cache.stamp(name) != of_exam]
+    waiting = [exam for exam in cohort if lacking[exam.exam_id]]
     prepared = _prepared_in_order(waiting, recipe, workers)
     for exam in tqdm(waiting, desc="encode", disable=not progress):
         ready = next(prepared)
-        cache.write(_encoded(exam, ready, vae), sources[exam.exam_id], dtype)
-        if mirror:
-            cache.write(_encoded_mirrored(exam, ready, vae), sources[exam.exam_id], dtype)
+        for name in lacking[exam.exam_id]:
+            encode = _encoded if name == exam.exam_id else _encoded_mirrored
+            cache.write(encode(exam, ready, vae), sources[exam.exam_id], dtype)
     return cache

@@ -37,7 +37,7 @@ from ..generators.examset import ExamSet, View
 from ..generators.fit_generator import held_out_loss, read_log, training
 from ..generators.generate import fingerprint, generate_exams
 from ..generators.requests import requests_of
-from ..generators.views import view_counts, views_of
+from ..generators.views import report_region, view_counts, views_of
 from ..measures.pictures import exam_caption, exam_to_show, pick_exams
 from ..measures.reconstructions import psnr
 from ..models.autoencoder import Vae, decode_exam, load_vae
@@ -397,7 +397,7 @@ def _exams_to_learn(
     stage: Stage, cache: LatentCache, texts: TextCache | None, views: list[View]
 ) -> tuple[ExamSet, ExamSet | None]:
     """Give the exams to train on, as `views` show them, and those held out; None where there are none."""
-    exams = ExamSet.of_views(views, cache, texts)
+    exams = ExamSet.of_views(views, cache, texts, report_region(stage.recipe))
     validation = Cohort.read(stage.run.cohort).subset(split="val")
     if len(validation) == 0:
         return exams, None

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DETECTOR_SEQUENCES', 'ADC_UNIT_1E6MM2S', 'PRIOR_CENTER_MM', 'PRIOR_SEMI_MM', 'GLAND_SEARCH', 'SMOOTH_MM', 'T2_WEIGHT',
            'LEAST_SCORE', 'MIDDLE_THIRD', 'Ellipsoid', 'axes_mm', 'radius', 'check_sequences', 'glandlike',
-           'GlandSearch', 'locate_gland', 'suspicion', 'Candidate', 'Detection', 'zone_at', 'level_at', 'place_of',
-           'detect']
+           'GlandSearch', 'locate_gland', 'suspicion', 'Candidate', 'Detection', 'is_transition', 'zone_at', 'level_at',
+           'place_of', 'detect']
 
 # %% ../../../nbs/2_organs/prostate/26_detector.ipynb #db8df0ea
 from collections.abc import Sequence
@@ -319,20 +319,31 @@ _TZ_CORE = 0.65  # chosen: inner part of the transition zone, which its rim and 
 _FRONT_HALF_WIDTH = 0.3  # chosen: anterior stroma counts as transition zone
 
 
-def zone_at(position_mm: Sequence[float], gland: Ellipsoid) -> str:
-    """Name the zone of a point, roughly: PZ or TZ.
+def is_transition(
+    position_mm: Sequence[float] | Float[np.ndarray, "3 n"],
+    gland: Ellipsoid,
+) -> Bool[np.ndarray, "..."]:
+    """Say whether points lie in the inner part, in their plane, of the transition zone usual for the gland's volume.
 
-    It is TZ in the inner part, in the point's plane, of the transition zone that is usual for the gland's volume.
-    Central zone counts as PZ, anterior stroma as TZ.
+    Central zone counts as outside, anterior stroma as inside.
+
+    Args:
+        position_mm: x, y, z from the gland's centre, RAS+.
+        gland: where the gland is; its volume is what matters, and its semi-axes.
     """
     a, b, _ = gland.semi_mm
     scale = transition_scale(max(gland.volume_ml, _LEAST_VOLUME_ML))
     tz_y = _TZ_FORWARDS * b * (1 - scale)
-    x = position_mm[0] / (a * scale)
-    y = (position_mm[1] - tz_y) / (b * scale)
+    x = np.asarray(position_mm[0]) / (a * scale)
+    y = (np.asarray(position_mm[1]) - tz_y) / (b * scale)
     in_core = x * x + y * y < _TZ_CORE**2
-    in_front = y > _TZ_CORE and abs(x) < _FRONT_HALF_WIDTH
-    return "TZ" if in_core or in_front else "PZ"
+    in_front = (y > _TZ_CORE) & (abs(x) < _FRONT_HALF_WIDTH)
+    return in_core | in_front
+
+
+def zone_at(position_mm: Sequence[float], gland: Ellipsoid) -> str:
+    """Name the zone of a point, roughly: PZ or TZ, as `is_transition` has it."""
+    return "TZ" if is_transition(position_mm, gland) else "PZ"
 
 
 def level_at(height: float) -> str:
