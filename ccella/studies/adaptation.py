@@ -56,9 +56,9 @@ from ccella.studies.arms import (
     choice_of,
     choices,
     equal_steps,
+    generator_folder,
     makers_in,
     makers_of,
-    model_folder,
     primary_group,
     state_study,
     statements,
@@ -722,7 +722,7 @@ def _contents(p: AdaptationParameters) -> dict[str, str]:
     folders |= {f"synthetic{number}": folder for number, folder in enumerate(p.synthetic)}
     contents = {name: cohort_content(folder) for name, folder in folders.items() if folder}
     for number, name in enumerate(() if p.synthetic else p.generators):
-        contents[f"generator{number}"] = sha256(model_folder(name) / "model.safetensors")
+        contents[f"generator{number}"] = sha256(generator_folder(name) / "model.safetensors")
     return contents
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #ab0c23ad

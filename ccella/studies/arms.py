@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRETRAININGS', 'AUGMENTATIONS', 'SetLabels', 'PRIMARY', 'FEWEST_TRIALS', 'FEWEST_GENERATORS', 'CELL_SECONDS',
-           'AdaptationParameters', 'adaptation_parameters', 'adaptation_request', 'Maker', 'model_folder', 'makers_in',
-           'makers_of', 'groups_left_out', 'studied_groups', 'Arm', 'fraction_name', 'arms_of', 'Training', 'run_name',
-           'choices', 'trainings', 'choice_of', 'equal_steps', 'stops_of', 'check_sets', 'primary_group',
+           'AdaptationParameters', 'adaptation_parameters', 'adaptation_request', 'Maker', 'generator_folder',
+           'makers_in', 'makers_of', 'groups_left_out', 'studied_groups', 'Arm', 'fraction_name', 'arms_of', 'Training',
+           'run_name', 'choices', 'trainings', 'choice_of', 'equal_steps', 'stops_of', 'check_sets', 'primary_group',
            'limits_of_study', 'statement', 'statements', 'state_study', 'StudyCost', 'study_cost']
 
 # %% ../../nbs/6_studies/67_arms.ipynb #f80aae8c
@@ -82,14 +82,14 @@ def _maker_of_cohort(folder: str) -> Maker:
     return Maker(tuple(cohort.sequences), cohort.label_rule)
 
 
-def model_folder(name: str) -> Path:
+def generator_folder(name: str) -> Path:
     """Find the folder of a model: `shipped`, or a folder of one's own."""
     return SHIPPED_GENERATOR if name == "shipped" else Path(name)
 
 
 @functools.cache
 def _maker_of_model(folder: str) -> Maker:
-    recipe_file = model_folder(folder) / "recipe.yaml"
+    recipe_file = generator_folder(folder) / "recipe.yaml"
     if not recipe_file.is_file():
         raise CcellaError(f"{folder}: found no generator (recipe.yaml is missing), expected a model's folder; name one")
     recipe = load_recipe(recipe_file)
