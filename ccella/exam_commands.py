@@ -120,10 +120,12 @@ def _check_result(seen) -> dict:
 
 
 def _with_recipe_notes(seen, recipe):
-    """Add what a recipe makes of the exams: padding of its box, tokens that its encoder does not read."""
-    from ccella.exams.check import padding_notes
+    """Add what a recipe makes of the exams: padding of its box, lesions without mask, tokens that are not read."""
+    from ccella.exams.check import lesion_notes, padding_notes
 
     notes = [*seen.notes, *padding_notes(seen, recipe.grid)]
+    if seen.cohort is not None:
+        notes += lesion_notes(seen.cohort, recipe.objective)
     if recipe.model.text and seen.cohort is not None:
         notes += _token_notes(seen.cohort, recipe.text)
     return replace(seen, notes=tuple(notes))

@@ -166,7 +166,8 @@ def _show_result(result, out: Path) -> None:
         console().print(lines)
         return
     summary = result.cohort.summary()
-    for fact in ("exams", "patients", "label_rule", "positive", "negative", "label_unknown", "reports", "glands"):
+    counted = ("positive", "negative", "label_unknown", "reports", "glands", "lesion_masks")
+    for fact in ("exams", "patients", "label_rule", *counted):
         lines.add_row(fact.replace("_", " "), str(summary[fact]))
     lines.add_row("what was taken, and why", str(out / "import.csv"))
     lines.add_row("who is who (yours alone)", str(map_path(out)))

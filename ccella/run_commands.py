@@ -119,6 +119,16 @@ def refuse_unfit_cohorts(folders, recipe) -> None:
             read_checked(folder, sequences)
 
 
+def _tell_missing_masks(folder: Path, recipe) -> None:
+    """Say how many exams of a cohort lack a lesion mask, where the recipe weighs lesions."""
+    from ccella.exams.check import lesion_notes
+    from ccella.exams.cohort import Cohort
+
+    if (folder / "cohort.csv").is_file():
+        for note in lesion_notes(Cohort.read(folder), recipe.objective):
+            print(f"{folder}: {note}")
+
+
 def _stage_settings(options: RunOptions) -> tuple[dict, dict]:
     """Part what was given into changes of the recipe and parameters of the stages."""
     from ccella.studies.run import sort_settings
@@ -143,6 +153,7 @@ def _run_stages(name: str, targets: list[str] | None, options: RunOptions) -> No
     overrides, parameters = _stage_settings(options)
     recipe = load_recipe(_base_recipe(name, options.recipe, run.folder), overrides)
     refuse_unfit_cohorts([options.cohort], recipe)
+    _tell_missing_masks(options.cohort or run.cohort, recipe)
     device, cores = device_of(options.device), cores_or_all(options.cores)
     done = execute_run(
         run, recipe, targets, parameters, cores, device, options.profile, options.show_reports, console()

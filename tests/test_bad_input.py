@@ -4,11 +4,13 @@ Nothing is written, nothing lost, and no word of a report is told.
 """
 
 import gzip
+import re
 import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from runs import MARKER, REPORT, ccella, state, write_generator
 
@@ -150,6 +152,30 @@ def test_another_grid_is_a_note(cohort):
     away = image.affine @ nib.affines.from_matvec(np.eye(3), (14, 0, 0))
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), away), volume(cohort))
     refused(cohort.parent, "check", cohort, words=["of which it covers 0% where the gland is, expected at least half"])
+
+
+NO_LESION_MASKS = "lesion masks: 4 of 4 exams to learn from have none; the recipe weighs lesions by 30"
+
+
+def test_lesions_that_are_weighed_but_have_no_mask(cohort, tmp_path, monkeypatch):
+    """`check` counts the masks; before a run begins, it says which exams are learnt without the recipe's weight."""
+    monkeypatch.setattr("ccella.studies.engine.execute_run", lambda *_, **__: [])
+    masked = ccella("check", cohort, recipe="tiny")
+    begun = ccella("run", tmp_path / "masked", recipe="tiny", cohort=cohort)
+    assert masked.code == begun.code == 0, begun
+    assert re.search(r"lesion masks +4\b", masked.out)
+    assert "lesion masks:" not in masked.out + begun.out
+    table = pd.read_csv(cohort / "cohort.csv", dtype=str, keep_default_na=False)
+    table.assign(truth="").to_csv(cohort / "cohort.csv", index=False)
+    seen = ccella("check", cohort, recipe="tiny")
+    assert re.search(r"lesion masks +0\b", seen.out)
+    assert NO_LESION_MASKS in seen.out
+    assert NO_LESION_MASKS not in ccella("check", cohort).out
+    begun = ccella("run", tmp_path / "new", recipe="tiny", cohort=cohort)
+    assert f"{cohort}: {NO_LESION_MASKS}, these exams are learnt without that weight" in begun.out
+    plain = ccella("run", tmp_path / "plain", recipe="tiny", cohort=cohort, set="objective.region_weight.lesion=1")
+    assert plain.code == 0
+    assert "lesion masks:" not in plain.out
 
 
 @pytest.mark.parametrize("damage", UNREADABLE)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import T5EncoderModel
 from ccella.core import CcellaError
 from ccella.exams.cohort import Cohort
 from ccella.models.text import save_text_encoder, small_t5_config, train_tokenizer
+from ccella.organs.prostate.phantom import write_phantoms
 from ccella.recipe import load_recipe
 from ccella.studies.engine import execute_run, find_notebooks
 from ccella.studies.run import COMMON_PARAMETERS, STAGES, Run
@@ -93,6 +95,7 @@ def test_six_stages(run, encoder):
     assert set(run.results()) == set(STAGES)
     for stage in STAGES:
         assert errors(run.executed(stage)) == []
+    assert found["train"]["notes"] == []
     check_synthetic_exams(run, found)
     check_measures(found)
     check_page(run)
@@ -151,6 +154,18 @@ def test_one_sequence(tmp_path, encoder):
     synthetic = Cohort.read(run.synthetic)
     assert synthetic.check()["sequences"] == {"axt2": 36}
     assert not list(run.synthetic.rglob("adc*"))
+
+
+def test_exams_without_lesion_masks_are_told(encoder, tmp_path):
+    """The recipe weighs lesions: the training says how many exams it learns without that weight, and learns them."""
+    cohort = write_phantoms(tmp_path / "cohort", 24, shape=(32, 32, 8))
+    replace(cohort, table=cohort.table.assign(truth="")).write()
+    run = Run(tmp_path / "unmasked")
+    start(run, encoder, SMALL | {"cohort": {"source": str(cohort.root)}}, ["train"])
+    (note,) = json.loads(run.metrics("train").read_text())["notes"]
+    learnt = int((cohort.table.split == "train").sum())
+    assert f"{learnt} of {learnt} exams to learn from have none" in note
+    assert note in run.executed("train").read_text(encoding="utf-8")
 
 
 def test_mirrored_and_reworded_exams(tmp_path, encoder):

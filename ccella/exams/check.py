@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEPT_CHECKS', 'PADDED_NOTE', 'QUARANTINE_COLUMNS', 'CheckLine', 'ExamCheck', 'check_exam', 'twin_exams',
            'exam_checks', 'progress_of', 'CohortCheck', 'look_at_cohort', 'look_at_folder', 'read_checked',
-           'check_cohort', 'padding_notes', 'quarantine_exams']
+           'check_cohort', 'padding_notes', 'lesion_notes', 'quarantine_exams']
 
 # %% ../../nbs/1_exams/14_check.ipynb #123840ba
 import csv
@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 
 from ..core import CcellaError, FormatFault, atomic_path, read_json, seed_for, write_json
-from .cohort import Cohort, Exam, known_columns
+from .cohort import Cohort, Exam, known_columns, lesion_map
 from .formats import read_array
 from .prepare import LEAST_COVERED, coverage, move_mask, move_volume, padded_share
 from .reports import name_signs, report_name, report_text
 from .rules import Remark, content_key, volume_remarks
 from .tables import problem, raise_problems, read_rows, unread_columns
 from .volumes import Volume, axcodes, mask_of, reorient, same_grid
-from ..recipe import GridConfig, Organ
+from ..recipe import GridConfig, ObjectiveConfig, Organ
 
 # %% ../../nbs/1_exams/14_check.ipynb #e90c3db7
 @dataclass(frozen=True)
@@ -518,6 +518,35 @@ def padding_notes(seen: CohortCheck, grid: GridConfig) -> list[str]:
         if share >= PADDED_NOTE:
             notes.append(f"exam {check.exam_id}, box: {share:.0%} of it lies outside the scan; it is padded with 0")
     return notes
+
+
+_LACKS = {
+    "mask": "lesion masks: {} have none; the recipe weighs lesions by {}",
+    "report": "named places: {} have no report or no gland mask; the recipe weighs the places that reports name by {}",
+}
+
+
+def _may_be_weighed(exam: Exam, lesion_region: str) -> bool:
+    """Say whether an exam has what tells a recipe where its lesions are."""
+    if lesion_region == "report":
+        return exam.report_path is not None and exam.gland is not None
+    return lesion_map(exam) is not None
+
+
+def lesion_notes(cohort: Cohort, objective: ObjectiveConfig) -> list[str]:
+    """Note, where a recipe weighs lesions, how many exams to learn from do not tell where theirs are.
+
+    Args:
+        cohort: the exams; those of its test and validation parts are not learnt from.
+        objective: of the recipe.
+    """
+    weight = objective.region_weight.get("lesion", 1.0)
+    learnt = [exam for exam in cohort if exam.split in ("", "train")]
+    lacking = sum(not _may_be_weighed(exam, objective.lesion_region) for exam in learnt)
+    if weight == 1 or not lacking:
+        return []
+    found = _LACKS[objective.lesion_region].format(f"{lacking} of {len(learnt)} exams to learn from", f"{weight:g}")
+    return [f"{found}, these exams are learnt without that weight"]
 
 # %% ../../nbs/1_exams/14_check.ipynb #fa956220
 QUARANTINE_COLUMNS = ("exam", "fault")

@@ -25,8 +25,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core import CcellaError, atomic_path, patch, read_json, write_json
+from ..exams.cohort import lesion_map
 from ..exams.prepare import Prepared, prepare_exam, resample_volume
-from ..exams.volumes import read_truth
+from ..exams.volumes import read_volume
 from .autoencoder import Vae, encode_exam
 from ..recipe import Recipe
 
@@ -78,14 +79,6 @@ def pool_mask(mask: np.ndarray | Tensor, factor: Sequence[int]) -> Bool[Tensor, 
     return F.max_pool3d(inside.float()[None, None], tuple(factor))[0, 0] > 0
 
 # %% ../../nbs/3_models/31_latents.ipynb #9b255077
-_LESIONS = "lesions"
-
-
-def _lesion_file(exam) -> Path | None:
-    """Give the lesion map of an exam's truth folder, whether it is there or not; None without such a folder."""
-    return Path(exam.truth) / f"{_LESIONS}.nii.gz" if exam.truth else None
-
-
 def region_masks(exam, prepared: Prepared) -> dict[str, Bool[np.ndarray, "x y z"]]:
     """Give the masks of gland and lesions on the grid of the prepared volumes, each where the cohort has it.
 
@@ -99,9 +92,9 @@ def region_masks(exam, prepared: Prepared) -> dict[str, Bool[np.ndarray, "x y z"
     masks = {}
     if prepared.gland is not None:
         masks["gland"] = np.asarray(prepared.gland) > 0
-    file = _lesion_file(exam)
-    if file is not None and file.is_file():
-        lesions = read_truth(exam, _LESIONS)
+    file = lesion_map(exam)
+    if file is not None:
+        lesions = read_volume(file, exam.exam_id)
         shape = prepared.x.shape[1:]
         on_grid, _ = resample_volume(lesions.array > 0, lesions.affine, shape, prepared.affine, nearest=True)
         masks["lesion"] = np.asarray(on_grid) > 0
@@ -303,7 +296,7 @@ def scale(self: LatentCache, exam_ids: Iterable[str]) -> Float[Tensor, " s"]:
 # %% ../../nbs/3_models/31_latents.ipynb #df18d1bb
 def _sources(exam) -> str:
     """Say what decides an exam's latent besides VAE and preprocessing: its files, and limits where they are given."""
-    files = [*exam.files.values(), exam.gland, _lesion_file(exam)]
+    files = [*exam.files.values(), exam.gland, lesion_map(exam)]
     stats = []
     for file in files:
         if file and Path(file).is_file():

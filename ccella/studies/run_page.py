@@ -109,6 +109,8 @@ def short_section(page: Page, m: Mapping) -> None:
     page.heading("In short")
     page.table(headline(m))
     page.text(how_trained(m["train"]))
+    for note in m["train"].get("notes", ()):
+        page.note(note[0].upper() + note[1:] + ".")
 
 # %% ../../nbs/6_studies/69_run_page.ipynb #e1ff6972
 def pairs_section(page: Page, run: Run, recipe: Recipe) -> None:

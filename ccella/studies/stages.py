@@ -21,7 +21,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from ..core import CcellaError, read_json, sha256, write_json
-from ..exams.check import read_checked
+from ..exams.check import lesion_notes, read_checked
 from ..exams.cohort import Cohort, Exam
 from ..exams.content import cohort_content
 from ..exams.prepare import intensity_table, prepare_exam
@@ -467,7 +467,7 @@ def train_model(stage: Stage) -> dict:
     for _ in training(model, exams, recipe, folder, held, stage.device, **named):
         pass
     losses = {"before": before, "after": _held_out(stage, model, held)}
-    done = _trained(recipe, model, folder)
+    done = _trained(recipe, model, folder) | {"notes": lesion_notes(train, recipe.objective)}
     return {**done, **shown, "held_out_exams": len(held or ()), "held_out": losses, "institutions": seen}
 
 # %% ../../nbs/6_studies/62_stages.ipynb #ade7f80d
