@@ -227,10 +227,12 @@ class StudyExams:
         """Give the study's parameters."""
         places = {"here": self.here, "there": self.there}
         given = {name: str(folder.resolve()) for name, folder in places.items() if folder}
+        if self.synthetic and self.generators:
+            raise typer.BadParameter("give --synthetic or --generator, not both")
         if self.synthetic:
             given["synthetic"] = [str(folder.resolve()) for folder in self.synthetic]
         if self.generators:
-            given["generators"] = [_folder_of_generator(name) for name in self.generators]
+            given |= {"synthetic": [], "generators": [_folder_of_generator(name) for name in self.generators]}
         return given
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #10762c0e

@@ -314,13 +314,17 @@ def test_the_choice_reads_no_test_label(tmp_path, asked):
     assert all(found[name]["tried"] != before[name]["tried"] for name in names if "_0_" not in name)
 
 
-def write_scores(run: Run, distance: dict[str, float], seed: int = 0) -> None:
-    """Write predictions as if an arm of a source had told the classes apart by so many deviations."""
+def write_scores(run: Run, distance: dict[str, float], of_second: float = 0.0, seed: int = 0) -> None:
+    """Write predictions as if an arm of a source had told the classes apart by so many deviations.
+
+    `of_second` is what is added to the distance with the second generator.
+    """
     rng = np.random.default_rng(seed)
     table = pd.read_csv(run.cache / "sets" / "there_test.csv")
     for name, training in trainings(adaptation_request(run)).items():
         label = table[training.arm.label]
-        score = distance[training.arm.source] * label + rng.normal(size=len(table))
+        apart = distance[training.arm.source] + of_second * (training.generator == 1)
+        score = apart * label + rng.normal(size=len(table))
         found = pd.DataFrame({"exam_id": table.exam_id, "patient_id": table.patient_id, "label": label})
         (run.folder / "cells" / name).mkdir(parents=True, exist_ok=True)
         found.assign(p=1 / (1 + np.exp(-score))).to_csv(run.folder / "cells" / name / "predictions.csv", index=False)
@@ -351,6 +355,25 @@ def test_nothing_is_concluded_from_an_arm_that_did_not_learn(tmp_path, asked):
     assert len(weak) == 4, "the family is as it was stated"
     assert {pair["p_holm"] for pair in weak} == {None}
     assert all("real did not learn" in pair["verdict"] for pair in weak)
+
+
+@pytest.mark.slow
+def test_generators_that_differ_have_taught_nonetheless(tmp_path, asked):
+    """An interval of the next generator may hold 0.5 though every training learnt."""
+    run = begin(Run(tmp_path / "differ"), asked | {"test": 90, "trials": 5, "synthetic": asked["synthetic"] * 2})
+    write_scores(run, {"scratch": 2.0, "real": 3.0, "synthetic": 3.0}, of_second=-1.8)
+    areas = [cell for cell in analyse_adaptation(run)["cells"] if cell["metric"] == "AUC"]
+    assert {cell["verdict"] for cell in areas} == {"learnt"}
+    assert all(cell["low"] < 0.5 for cell in areas if cell["arm"] == "synthetic")
+
+
+def test_both_sources_of_exams_take_no_more_steps(tmp_path, asked):
+    """Also where the recipe's epochs give the number of steps."""
+    run = begin(Run(tmp_path / "augment"), asked | {"study": "augment", "steps": None, "fractions": [1.0]})
+    config = RECIPE.classifier
+    runs = trainings(adaptation_request(run)).values()
+    assert {len(training.learn) for training in runs} == {1, 2}
+    assert len({adaptation._steps(run, training, config) for training in runs}) == 1
 
 
 def test_a_study_is_stated_before_its_first_notebook(tmp_path, asked, monkeypatch):

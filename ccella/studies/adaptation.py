@@ -299,8 +299,8 @@ def _initial_classifier(run: Run, t: Training, config: ClassifierConfig) -> nn.M
 
 
 def _steps(run: Run, t: Training, config: ClassifierConfig) -> int:
-    all_exams = sum(len(set_table(run, name)) for name, _ in t.learn)
-    return equal_steps(t, adaptation_request(run), config, all_exams)
+    first, _ = t.learn[0]  # the sets of an arm that learns from two are as large, and give it no more steps
+    return equal_steps(t, adaptation_request(run), config, len(set_table(run, first)))
 
 
 def _choice_rule(validation: LabelledVolumes) -> str:
@@ -481,16 +481,19 @@ class Predictions:
         first = sum(len(self.units[other]) for other in before)
         return list(range(first, first + len(self.units[arm])))
 
+    def trainings_of(self, arm: Arm) -> list[int]:
+        """Number all trainings of an arm, whichever their generator."""
+        return [number for unit in self.units[arm] for number in unit]
+
     def mean_scores(self, arm: Arm) -> np.ndarray:
         """Average the probabilities of an arm's trainings, exam by exam."""
-        numbers = [number for unit in self.units[arm] for number in unit]
-        return self.scores[numbers].mean(0)
+        return self.scores[self.trainings_of(arm)].mean(0)
 
     @cached_property
     def areas(self) -> dict[Arm, Estimate]:
-        """The AUC of every arm, by which it is said to have learnt or not."""
-        trials = self.trials("AUC")
-        return {arm: trials.estimate(self.rows(arm)) for arm in self.arms}
+        """The AUC of every arm over all its trainings, by which it is said to have learnt or not."""
+        single = Trials(self.labels, self.scores, auc, self.patients)
+        return {arm: single.estimate(self.trainings_of(arm)) for arm in self.arms}
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #3b097989
 @patch
@@ -686,7 +689,10 @@ def arm_text(cell: Mapping) -> str:
 
 def pair_text(pair: Mapping) -> str:
     """Say a difference with its interval, or why nothing is concluded from it."""
-    return pair["verdict"] or f"{pair['value']:+.3f} [{pair['low']:+.3f}, {pair['high']:+.3f}]"
+    if pair["verdict"]:
+        return pair["verdict"]
+    interval = "" if pair["low"] is None else f" [{pair['low']:+.3f}, {pair['high']:+.3f}]"
+    return f"{pair['value']:+.3f}{interval}"
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #4966d414
 def stated_table(run: Run) -> pd.DataFrame:

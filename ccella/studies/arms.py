@@ -445,7 +445,8 @@ def statement(p: AdaptationParameters, recipe: Recipe) -> dict:
         "one training that is no trial, before any test exam is read",
         "partitions": _partitions(p),
         "hypotheses": _hypotheses(p),
-        "did not learn": "an arm whose 95% interval of AUC includes 0.5; nothing is concluded from comparisons with it",
+        "did not learn": "an arm whose 95% interval of AUC, over all its trainings and patients, includes 0.5; "
+        "nothing is concluded from comparisons with it",
         "limits": limits_of_study(p),
     }
 
