@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RunName', 'SettingsOption', 'CohortOption', 'RecipeOption', 'FromScratchOption', 'ShowReportsOption', 'CoresOption',
            'ProfileOption', 'STUDIES', 'StudyOption', 'ThereOption', 'SyntheticOption', 'GeneratorOption',
-           'DryRunOption', 'RealOption', 'SeenOption', 'DropCopiesOption', 'FeaturesOption', 'RunOptions',
-           'cores_or_all', 'refuse_unfit_cohorts', 'before_in', 'print_done', 'StudyExams', 'run_command',
+           'DryRunOption', 'RealOption', 'SeenOption', 'DropCopiesOption', 'EvaluatedRecipeOption', 'FeaturesOption',
+           'RunOptions', 'cores_or_all', 'refuse_unfit_cohorts', 'before_in', 'print_done', 'StudyExams', 'run_command',
            'execute_notebook', 'evaluate_command']
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #3b2fc1a6
@@ -443,33 +443,42 @@ def execute_notebook(notebook: Path, executed: Path, parameters: Path, log: Path
         raise CcellaError(error_in(executed) or f"see {log}")
 
 
-def _show_glance(title: str, rows: list[dict]) -> None:
-    """Print the first table of an evaluation: figures with intervals, and where nothing is judged why."""
-    from ccella.studies.evaluation import glance_table
+def _show_found(title: str, found: Mapping) -> None:
+    """Print what was looked at, what a reader must know, and the first table, with what was not measured and why."""
+    from ccella.studies.evaluation import field_text, glance_table
 
+    print(field_text(found["field"]))
+    for flag in found["flags"]:
+        print(f"Note: {flag}.")
+    for part, value in found.items():
+        if "not_measured" in (value if isinstance(value, dict) else {}):
+            print(f"{part.replace('_', ' ')}: not measured, because {value['not_measured']}.")
     lines = result_table(title, "question", "measure", "synthetic", "nothing learnt", "real", "place", right=2)
-    for row in glance_table(rows):
+    for row in glance_table(found["glance"]):
         lines.add_row(*row.values())
     console().print(lines)
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #ab30e002
-def _evaluate_pair(real: Path, synthetic: Path, out: Path, recipe: str, seen: Path | None, settings: Mapping) -> None:
+def _evaluate_pair(
+    real: Path, synthetic: Path, out: Path, recipe: str | None, seen: Path | None, settings: Mapping
+) -> None:
     """Execute the evaluation's notebook on two cohorts, and show what it found."""
     from ccella.core import read_json
     from ccella.exams.check import read_checked
     from ccella.recipe import load_recipe
     from ccella.studies.engine import find_notebooks
-    from ccella.studies.evaluation import check_pair
+    from ccella.studies.evaluation import check_pair, recipe_of
 
-    loaded = load_recipe(recipe)
-    check_pair(read_checked(real), read_checked(synthetic), loaded)
+    exams, made = read_checked(real), read_checked(synthetic)
+    loaded = load_recipe(recipe) if recipe else recipe_of(made)
+    check_pair(exams, made, loaded)
     _refuse_other_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = {"real": real, "synthetic": synthetic, "seen": seen}
     parameters = _write_parameters(out, loaded, paths, settings)
     log = out / "evaluation.log"
     execute_notebook(find_notebooks() / "appraise.ipynb", out / "evaluation.ipynb", parameters, log, "measuring")
-    _show_glance(f"{synthetic} against {real}", read_json(out / "evaluation.json")["glance"])
+    _show_found(f"{synthetic} against {real}", read_json(out / "evaluation.json"))
     page = out / "evaluation.html"
     print(f"open {page}")
 
@@ -507,6 +516,14 @@ DropCopiesOption = Annotated[
         help="Leave exams found to be copies out of every other figure; the rest is written as the cohort OUT/kept.",
     ),
 ]
+EvaluatedRecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RECIPE",
+        show_default="the run's; for two cohorts that of the model that made --synthetic",
+        help="A recipe of the package or a YAML file: sequences, grid and classifier by which both cohorts are judged.",
+    ),
+]
 FeaturesOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -522,7 +539,8 @@ FeaturesOption = Annotated[
     "evaluate",
     RUNS_PANEL,
     "ccella evaluate demo  what comes before is done first",
-    "ccella evaluate --real my_cohort --synthetic made --out verdict  any two cohorts, whoever made them",
+    "ccella evaluate --real my_cohort --synthetic made --out verdict  a cohort that ccella made, by its recipe",
+    "ccella evaluate --real my_cohort --synthetic theirs --out verdict --recipe demo  any two cohorts",
     "ccella evaluate --real my_cohort --synthetic made --out verdict --seen everything --drop-copies  "
     "copies sought among all that the generator saw, and left out",
 )
@@ -538,7 +556,7 @@ def evaluate_command(
     drop_copies: DropCopiesOption = False,
     features: FeaturesOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
-    recipe: RecipeOption = None,
+    recipe: EvaluatedRecipeOption = None,
     cohort: CohortOption = None,
     settings: SettingsOption = None,
     from_scratch: FromScratchOption = False,
@@ -563,4 +581,4 @@ def evaluate_command(
 
     measured = {"drop_copies": drop_copies, "features": ",".join(features or ("phantom",)), "seed": seed}
     measured |= {"threads": cores_or_all(cores), "device": device_of(device)}
-    _evaluate_pair(real, synthetic, out, recipe or "demo", seen, measured)
+    _evaluate_pair(real, synthetic, out, recipe, seen, measured)

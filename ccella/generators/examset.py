@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..core import CcellaError, noise_for, patch, seed_for
-from ..exams.cohort import Exam
+from ..exams.cohort import Exam, drawn_order
 from ..models.latents import LatentCache, LatentExam
 from ..models.ldm import Conditioning
 from ..models.text import TextCache, collate
@@ -253,7 +253,8 @@ def fingerprint(self: ExamSet) -> str:
 
 @patch
 def spacing_mm(self: ExamSet, at_most: int = 500) -> list[float]:
-    """Give the usual spacing: the median over the exams, the first `at_most` of them."""
-    spacings = [self._latent(i).spacing_mm for i in range(min(len(self), at_most))]
+    """Give the usual spacing: the median over the exams, of many over a draw of `at_most`."""
+    drawn = drawn_order(self.exam_ids, self.label.tolist())[:at_most]
+    spacings = [self._latent(i).spacing_mm for i in drawn]
     median = torch.stack(spacings).median(0).values
     return [round(s, 4) for s in median.tolist()]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core import noise_for, provenance, seed_for
+from ..exams.cohort import drawn_order
 from .examset import Batch, ExamSet, draw_order
 from ccella.generators.trainer import (
     Ema,
@@ -137,17 +138,18 @@ def held_out_loss(
         recipe: its seed, objective (regions unweighted) and batch, on which nothing depends.
         device: where to compute.
         times: how many times of the schedule, each in the middle of its part.
-        limit: exams to look at, the first ones.
+        limit: exams to look at, of more a draw.
     """
     objective = recipe.objective.model_copy(update={"region_weight": {"gland": 1.0, "lesion": 1.0}})
     was_training = model.training
     model.eval()
-    looked, size = min(len(exams), limit), recipe.train.batch
+    looked = drawn_order(exams.exam_ids, exams.label.tolist(), recipe.seed)[:limit]
+    size = recipe.train.batch
     total, count = torch.zeros(3), 0
     for draw in range(times):
         share = (draw + 0.5) / times
-        for start in range(0, looked, size):
-            batch = exams.batch(range(start, min(start + size, looked)))
+        for start in range(0, len(looked), size):
+            batch = exams.batch(looked[start : start + size])
             task = _fixed_task(batch, objective, recipe.seed, share, draw)
             loss = step_loss(model, task, objective, device)
             n = len(batch.exam_ids)

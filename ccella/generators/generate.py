@@ -91,6 +91,7 @@ class Origin:
         label_rule: what class 1 is.
         sequences: names, in the model's order.
         made_by: fingerprints of model and VAE, seed and sample settings.
+        recipe: the model's, as JSON values, by which others prepare exams to compare.
         limits: scanner units that 0 and 1 stand for, per sequence.
         institutions_seen: institutions whose exams the parts have seen, by part; None where nothing says so.
     """
@@ -98,6 +99,7 @@ class Origin:
     label_rule: str
     sequences: tuple[str, ...]
     made_by: dict
+    recipe: dict
     limits: dict[str, list[float]]
     institutions_seen: dict[str, Sequence] | None = None
 
@@ -108,7 +110,7 @@ class Origin:
 
     def write(self, out: Path, rows: Mapping[str, Mapping]) -> Cohort:
         """Write the cohort's table of exams that are written."""
-        facts = {"made_by": self.made_by, "limits": self.limits}
+        facts = {"made_by": self.made_by, "recipe": self.recipe, "limits": self.limits}
         if self.institutions_seen:
             facts["behind"] = dict(self.institutions_seen)
         return write_cohort(out, list(rows.values()), self.label_rule, self.sequences, **facts)
@@ -140,7 +142,8 @@ def origin_of(
         "sample": recipe.sample.model_dump(mode="json"),
     }
     kept = {name: list(pair) for name, pair in limits.items() if name in names}
-    return Origin(recipe.label_rule, names, made_by, kept, institutions_seen and dict(institutions_seen))
+    behind = institutions_seen and dict(institutions_seen)
+    return Origin(recipe.label_rule, names, made_by, recipe.model_dump(mode="json"), kept, behind)
 
 # %% ../../nbs/4_generators/45_generate.ipynb #6f4d1852
 @dataclass(frozen=True, eq=False, repr=False)

@@ -14,7 +14,8 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from ..core import CcellaError
-from .stats import Estimate, mean_over_patients, over_patients, rank_correlation, wilson
+from .classify import rate
+from .stats import Estimate, mean_over_patients, over_patients, rank_correlation
 from ..organs.prostate.detector import DETECTOR_SEQUENCES, Candidate, detect
 from ..organs.prostate.findings import Finding, Findings
 from ..organs.prostate.reading import Reading, Sighting
@@ -156,55 +157,68 @@ def chance(
     return shuffled_control(pictures == reports, seed, draws)
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #cfd9dfaf
-def _agreement(said: Sequence, shown: Sequence) -> Estimate:
+def _with_patients(table: pd.DataFrame, patients: Sequence | None) -> pd.DataFrame:
+    """Add whose exam each row is; every row is of a patient of its own where none are given."""
+    return table.assign(patient=list(range(len(table)) if patients is None else patients))
+
+
+def _agreement(said: Sequence, shown: Sequence, patients: Sequence) -> Estimate:
     """Count how often two words are the same."""
-    hits = sum(a == b for a, b in zip(said, shown))
-    return wilson(hits, len(said))
+    hits = np.array([a == b for a, b in zip(said, shown)], bool)
+    return rate(hits, np.ones(len(hits), bool), patients)
 
 
 def _share_understood(table: pd.DataFrame) -> Estimate:
     """Count the reports that were understood, of those that were read."""
-    read = table.understood.dropna()
-    return wilson(int(read.sum()), len(read))
+    is_read = table.understood.notna().to_numpy(bool)
+    understood = table.understood.fillna(False).to_numpy(bool)
+    return rate(understood, is_read, table.patient)
 
 
-def rates(table: pd.DataFrame, by: str | Sequence | None = None) -> dict:
+def rates(table: pd.DataFrame, by: str | Sequence | None = None, patients: Sequence | None = None) -> dict:
     """Give the agreement on the side per group of the claims: {group: Estimate}.
 
     Args:
         table: of `compare_with_reports`.
         by: a column, or a value per row.
+        patients: whose exam each row is; None: each is of a patient of its own.
     """
+    table = _with_patients(table, patients)
     claims = table[table.claim]
     values = table[by] if isinstance(by, str) else pd.Series(by, index=table.index)
     groups = claims.groupby(values[table.claim], observed=True)
-    return {group: _agreement(part.side_said, part.side_shown) for group, part in groups}
+    return {group: _agreement(part.side_said, part.side_shown, part.patient) for group, part in groups}
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #1b092bcb
-def lesion_adc(table: pd.DataFrame, by: Sequence) -> dict:
+def lesion_adc(table: pd.DataFrame, by: Sequence, patients: Sequence | None = None) -> dict:
     """Give the mean ADC (1e-6 mm²/s) of the spots shown where a lesion is claimed, per group: {group: Estimate}.
 
     Args:
         table: of `compare_with_reports`.
         by: a value per row; rows of None are left out.
+        patients: whose exam each row is; None: each is of a patient of its own.
     """
-    grouped = table.assign(group=pd.array(list(by), dtype="object"))
+    grouped = _with_patients(table, patients).assign(group=pd.array(list(by), dtype="object"))
     claims = grouped[table.claim & table.adc_1e6mm2s.notna()]
-    return {group: mean_over_patients(part.adc_1e6mm2s.to_numpy(float)) for group, part in claims.groupby("group")}
+    found = {}
+    for group, part in claims.groupby("group"):
+        found[group] = mean_over_patients(part.adc_1e6mm2s.to_numpy(float), part.patient)
+    return found
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #c7bfab41
 def _size_correlation(claims: pd.DataFrame) -> Estimate:
     """Give Spearman's correlation of the sizes said and shown; not measured where there are few."""
     sized = claims[claims.size_mm_said.notna() & claims.size_mm_shown.notna()]
-    return rank_correlation(sized.size_mm_said.to_numpy(float), sized.size_mm_shown.to_numpy(float))
+    said, shown = sized.size_mm_said.to_numpy(float), sized.size_mm_shown.to_numpy(float)
+    return rank_correlation(said, shown, sized.patient)
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #d7bbe9ba
 def _presence_auc(table: pd.DataFrame) -> Estimate:
     """Give the score's AUC between claims and exams of PI-RADS 1 or 2; no value where one of them is missing."""
     known = table[table.claim | table.pirads.isin((1, 2))]
     if known.claim.nunique() < 2:
-        return Estimate(None, None, None, len(known))
-    return over_patients(known.claim.astype(int), known.score)
+        return Estimate(None, None, None, len(known), "exams with a claim, and exams of PI-RADS 1 or 2")
+    return over_patients(known.claim.astype(int), known.score, patients=known.patient)
 
 # %% ../../nbs/5_measures/56_agreement.ipynb #03c973ce
 def _words(claims: pd.DataFrame, kind: str) -> dict[str, list]:
@@ -221,6 +235,7 @@ def faithfulness(
     sequences: Sequence[str] = DETECTOR_SEQUENCES,
     least_pirads: int = 4,
     seed: int = 0,
+    patients: Sequence | None = None,
 ) -> dict[str, Estimate]:
     """Measure the agreement of exams with their reports.
 
@@ -229,6 +244,7 @@ def faithfulness(
         sequences: the names of the volumes.
         least_pirads: the lowest category of a claim.
         seed: of shuffles and intervals.
+        patients: whose exam each is; None: each is of a patient of its own.
 
     Returns:
         `side`, `level`, `zone` and `place` (side and level), each beside its `…_shuffled` control,
@@ -241,14 +257,15 @@ def faithfulness(
     table = exams
     if not isinstance(exams, pd.DataFrame):
         table = compare_with_reports(exams, sequences, least_pirads)
+    table = _with_patients(table, patients)
     claims = table[table.claim]
     said = _words(claims, "said")
     shown = _words(claims, "shown")
     figures = {}
     for what in said:
-        told = [(a, b) for a, b in zip(said[what], shown[what]) if not pd.isna(a)]
-        words, pictures = [a for a, _ in told], [b for _, b in told]
-        figures[what] = _agreement(words, pictures)
+        told = [triple for triple in zip(said[what], shown[what], claims.patient) if not pd.isna(triple[0])]
+        words, pictures, whose = zip(*told) if told else ((), (), ())
+        figures[what] = _agreement(words, pictures, whose)
         figures[f"{what}_shuffled"] = chance(words, pictures, seed)
     figures["size_correlation"] = _size_correlation(claims)
     figures["presence_auc"] = _presence_auc(table)

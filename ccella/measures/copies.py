@@ -237,6 +237,7 @@ def _memberships(
     nearest: Sequence[Near],
     ids: Sequence[str],
     members: set[str],
+    patients: Mapping[str, str],
 ) -> dict[str, Estimate]:
     """Give the membership AUC by each measure, from how near each synthetic exam is to the exams `ids`."""
     is_member = np.array([exam_id in members for exam_id in ids])
@@ -246,9 +247,11 @@ def _memberships(
         "correlation": correlation.amax(0).numpy(),
         "features": -distance.amin(0).numpy(),
     }
+    whose = np.array([patients.get(exam_id, exam_id) for exam_id in ids])
+    whose = [*whose[is_member], *whose[~is_member]]
     areas = {}
     for measure, values in nearness.items():
-        areas[measure] = membership(values[is_member], values[~is_member])
+        areas[measure] = membership(values[is_member], values[~is_member], whose)
     return areas
 
 # %% ../../nbs/5_measures/59_copies.ipynb #18a3a895
@@ -261,6 +264,7 @@ def find_copies(
     members: Collection[str] | None = None,
     matching: Matching = Matching(),  # noqa: B008 - frozen
     device: str = "cpu",
+    patients: Mapping[str, str] | None = None,
 ) -> Copies:
     """Compare synthetic exams with all that the generator saw, against the test set's own distance to these.
 
@@ -276,6 +280,7 @@ def find_copies(
         members: ids of the seen exams that the test set was split from (None: all), for the membership AUC.
         matching: how exams are compared.
         device: where it is computed.
+        patients: of seen and test exams, by id; None: each is of a patient of its own.
 
     Raises:
         CcellaError: fewer than 8 seen, 4 test or 1 synthetic exams, an exam both seen and test, members that were not
@@ -291,8 +296,7 @@ def find_copies(
     for exam in _never_seen(one_grid.posed(test, "test"), known):
         kept.append(exam.kept(matching))
         of_test.append(atlas.match(exam))
-    of_test.sort()
-    limits = copy_limits(of_test, matching.margin)
+    limits = copy_limits(sorted(of_test), matching.margin)
     members_and_test = Atlas(kept, matching, device)
     of_synthetic, nearest = [], []
     for exam in one_grid.posed(synthetic, "synthetic"):
@@ -303,9 +307,9 @@ def find_copies(
     return Copies(
         seen=len(known),
         synthetic=tuple(sorted(of_synthetic)),
-        test=tuple(of_test),
+        test=tuple(sorted(of_test)),
         limits=limits,
-        membership=_memberships(nearest, members_and_test.ids, chosen),
+        membership=_memberships(nearest, members_and_test.ids, chosen, patients or {}),
         members=len(chosen),
         sequences=tuple(sequences),
         network=network.card(),

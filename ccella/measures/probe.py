@@ -15,7 +15,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..exams.cohort import Exam
+from ..exams.cohort import Exam, not_made_from
 from .features import FeatureNetwork
 from .sets import features_of, volumes_of
 from .stats import mean_over_patients
@@ -101,19 +101,17 @@ def text_probe(
     encoder: TextEncoder,
     seed: int = 0,
     device: str = "cpu",
-    draws: int = 1000,
 ) -> dict:
     """Measure how well exams suit their own reports and, as a control, other exams' reports.
 
     Args:
         fit: real exams that the probe is learnt from; those without a report are left out, here and in `sets`.
-        sets: exams to be measured, by name; none of them among `fit`.
+        sets: exams to be measured, by name; those of `fit`, or made from them, are left out (`not_made_from`).
         recipe: by which exams are prepared and reports cut.
         network: a 3D one.
         encoder: of the reports.
-        seed: of the shuffled reports and of the intervals' draws.
+        seed: of the shuffled reports.
         device: where the network computes.
-        draws: of patients, from which an interval is made.
 
     Returns:
         For each set `match` and `match_shuffled`: a mean over exams with its interval over patients. And
@@ -123,7 +121,7 @@ def text_probe(
     probe = TextProbe(_features(learnt, recipe, network, device), _states(learnt, recipe, encoder))
     found = {}
     for name, exams in sets.items():
-        reported = [exam for exam in exams if exam.has_report]
+        reported = [exam for exam in not_made_from(exams, fit) if exam.has_report]
         features, states = (
             _features(reported, recipe, network, device),
             _states(reported, recipe, encoder),

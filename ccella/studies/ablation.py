@@ -26,7 +26,7 @@ from torch import Tensor
 
 # %% ../../nbs/6_studies/67_ablation.ipynb #9063b3c9
 from ..core import CcellaError, atomic_path, read_json
-from ..exams.cohort import Cohort
+from ..exams.cohort import Cohort, draw_exams
 from ..exams.content import cohort_content
 from ..figures import forest
 from ..generators.examset import ExamSet
@@ -216,8 +216,8 @@ def feature_distances(real: Stacked, made: Stacked, draws: int) -> dict[str, dic
     """Measure FID of all features and KID of those of volumes, at the n of the smaller set.
 
     Args:
-        real: features of the reference.
-        made: features of the exams to be measured.
+        real: features of the reference, in a drawn order.
+        made: features of the exams to be measured, in a drawn order.
         draws: halves behind an interval.
 
     Returns:
@@ -254,11 +254,11 @@ def _reports(sets: Mapping[str, Cohort]) -> Iterator[str]:
 
 
 def _reference_volumes(stage: Stage, cohort: Cohort, n: int) -> Iterator[np.ndarray]:
-    """The first n exams of one's own cohort that are not for testing; or phantoms that are no one's."""
+    """A draw of n exams of one's own cohort that are not for testing; or phantoms that are no one's."""
     if stage.parameters.source is None:
         return (exam.x for exam, _ in fresh_phantoms(stage.recipe, stage.seed("reference"), n))
     known = [exam for exam in cohort if exam.split != "test"]
-    return volumes_of(known[:n], stage.recipe)
+    return volumes_of(draw_exams(known, n, stage.recipe.seed), stage.recipe)
 
 # %% ../../nbs/6_studies/67_ablation.ipynb #5b602a6d
 def make_ready(run: Run, device: str = "cpu") -> dict:
@@ -276,10 +276,10 @@ def make_ready(run: Run, device: str = "cpu") -> dict:
     _fill_caches(run, sets, device)
     volumes = {
         "reference": _reference_volumes(stage, sets["cohort"], parameters.reference),
-        "floor": volumes_of(sets["fresh"], base),
+        "floor": volumes_of(draw_exams(sets["fresh"], seed=base.seed), base),
     }
     if "other" in sets:
-        volumes["other institution"] = volumes_of(sets["other"], base)
+        volumes["other institution"] = volumes_of(draw_exams(sets["other"], seed=base.seed), base)
     features = {name: stacked_features(exams, names, device) for name, exams in volumes.items()}
     _save_features(run, features)
     reference = features.pop("reference")
@@ -366,7 +366,7 @@ def run_cell(run: Run, row: str, seed: int, device: str = "cpu") -> dict:
     own = [sequence.name for sequence in recipe.sequences]
     measured = [sequence.name for sequence in run.recipe().sequences]
     channels = [own.index(name) for name in measured]
-    fresh = list(cohorts_of(run)["fresh"])
+    fresh = draw_exams(cohorts_of(run)["fresh"], seed=run.recipe().seed)
     volumes = [volume[channels] for volume in sampled_exams(stage, model, fresh)]
     _save_examples(volumes[:4], folder / "examples.npy")
     made = stacked_features([volume.clip(0, 1) for volume in volumes], measured, device)

@@ -21,7 +21,7 @@ from ..measures.pictures import exam_caption, exam_to_show, pick_exams
 from ..measures.stats import estimate_text
 from ..page import Page, write_page
 from ..recipe import Recipe
-from .evaluation import glance, glance_table
+from .evaluation import field_text, glance, glance_table
 
 # %% ../../nbs/6_studies/64_evaluation_page.ipynb #33cefbcd
 @styled
@@ -120,7 +120,8 @@ def copies_examples(
 # %% ../../nbs/6_studies/64_evaluation_page.ipynb #0b448d9a
 def _say_if_missing(page: Page, found: Mapping, part: str, title: str) -> bool:
     """Note why a part was not measured; False where it was."""
-    why = found[part].get("not_measured")
+    measured = found[part]
+    why = measured.get("not_measured") if isinstance(measured, Mapping) else None
     if why:
         page.note(f"{title}: not measured, because {why}.")
     return bool(why)
@@ -132,6 +133,7 @@ def _cell(estimate: Mapping | None) -> str:
 
 # %% ../../nbs/6_studies/64_evaluation_page.ipynb #060d1f0d
 def _summary_section(page: Page, found: Mapping, pictures: Mapping[str, Figure]) -> None:
+    page.text(f"What is looked at: {field_text(found['field'])}.")
     for flag in found["flags"]:
         page.note(flag[0].upper() + flag[1:] + ".")
     left_out = found["n"]["left out as copies"]
@@ -141,10 +143,11 @@ def _summary_section(page: Page, found: Mapping, pictures: Mapping[str, Figure])
         )
     rows = glance(found)
     places = [f"{row['question']} {row['place']:.2f}" for row in rows if row["place"] is not None]
-    page.figure(
-        glance_picture(rows),
-        f"Bars from nothing learnt to real exams: {'; '.join(places)}",
-    )
+    if rows:
+        page.figure(
+            glance_picture(rows),
+            f"Bars from nothing learnt to real exams: {'; '.join(places) or 'none is judged'}",
+        )
     page.table(
         glance_table(rows),
         "At a glance, with 95% intervals; place: 0 is what nothing learnt would give, 1 what real exams give; "
@@ -159,15 +162,17 @@ def _summary_section(page: Page, found: Mapping, pictures: Mapping[str, Figure])
 
 # %% ../../nbs/6_studies/64_evaluation_page.ipynb #4429e633
 def _fidelity_section(page: Page, found: Mapping) -> None:
+    page.heading("Like real exams?")
+    if _say_if_missing(page, found, "fidelity", "Distances"):
+        return
     n = found["n"]
     smallest = min(n["reference"], n["floor"], n["synthetic"])
-    page.heading("Like real exams?")
     page.text(
-        f"Distances from a reference of {n['reference']} real exams, all at n = {smallest}. "
+        f"Distances from a reference of {n['reference']} real exams, all at n = {smallest}, drawn by class. "
         "'Other real' is the other half of the real exams: what a perfect generator would get. "
         "Precision and density: do synthetic exams lie among real ones? "
         "Recall and coverage: does each real exam have a synthetic neighbour? "
-        f"Brackets are 95% intervals from {found['draws']} halves drawn without replacement."
+        f"Brackets are 95% intervals from {found['draws']} halves of the patients drawn without replacement."
     )
     for card in found["networks"]:
         sha = (card["sha256"] or "none")[:12]
@@ -296,7 +301,8 @@ def _probe_section(page: Page, found: Mapping) -> None:
     probe = found["text_probe"]
     page.text(
         f"Whatever the words: a regression from the features of '{probe['network']}' to the text encoder's states, "
-        f"learnt on {probe['learnt_from']} real training exams. The share of other exams' reports that suit an exam "
+        f"learnt on {probe['learnt_from']} real training exams, and tested on exams that were made from none of their "
+        "reports. The share of other exams' reports that suit an exam "
         "less than its own is 0.5 by chance."
     )
     rows = []
@@ -326,9 +332,8 @@ def _utility_section(page: Page, found: Mapping) -> None:
         "AUC on real exams, trained on real": use["auc"]["real"],
         "AUC on real exams, trained on synthetic": use["auc"]["synthetic"],
         "gap": use["gap"],
-        "AUC of the labels of synthetic exams, read by the classifier trained on real ones (chance 0.5)": use[
-            "agreement"
-        ],
+        "AUC of the labels of synthetic exams, made from no training exam, read by the classifier trained on real "
+        "ones (chance 0.5)": use["agreement"],
     }
     page.table([{"figure": title, "value": _cell(estimate)} for title, estimate in figures.items()])
 

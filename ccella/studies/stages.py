@@ -12,7 +12,6 @@ __all__ = ['phantom_cohort', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 
 from ..core import CcellaError, read_json, sha256, write_json
 from ..exams.check import lesion_notes, read_checked
-from ..exams.cohort import Cohort, Exam
+from ..exams.cohort import Cohort, Exam, draw_exams
 from ..exams.content import cohort_content
 from ..exams.prepare import intensity_table, prepare_exam
 from ..figures import Curve, Shown, curves, montage
@@ -266,7 +265,7 @@ def encode_metrics(stage: Stage, cache: LatentCache, vae: Vae, weights_sha256: M
     sets = cohorts_of(stage.run)
     names = [sequence.name for sequence in stage.recipe.sequences]
     train = list(sets["cohort"].subset(split="train").table.exam_id)
-    measured = list(islice(sets["fresh"], stage.parameters.reconstructions))
+    measured = draw_exams(sets["fresh"], stage.parameters.reconstructions, stage.recipe.seed)
     decibels = np.array([_psnr_of(stage, cache, vae, exam) for exam in measured])
     scale, limits = cache.scale(train), cache.limits(train)
     return {
