@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'CcellaError', 'FormatFault', 'patch', 'packaged', 'atomic_path', 'write_json', 'read_json', 'is_hidden',
            'walk_files', 'seed_for', 'generator', 'noise_for', 'box_coordinates', 'sha256', 'cpu_has_bf16',
-           'read_checkpoint', 'state_in', 'check_weights', 'provenance']
+           'stride_in_float32', 'read_checkpoint', 'state_in', 'check_weights', 'provenance']
 
 # %% ../nbs/0_ground/00_core.ipynb #8951f787
 import hashlib
@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 # %% ../nbs/0_ground/00_core.ipynb #0f2e4051
 class CcellaError(ValueError):
@@ -256,6 +256,24 @@ def sha256(path: str | os.PathLike) -> str:
 def cpu_has_bf16() -> bool:
     """Say whether this CPU multiplies bf16 numbers by instructions of its own."""
     return any("bf16" in name and present for name, present in torch.cpu.get_capabilities().items())
+
+# %% ../nbs/0_ground/00_core.ipynb #2c7f463c
+class _StridedConv3d(nn.Conv3d):
+    """A convolution that leaves autocast where it runs on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve; on a CPU in float32."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+def stride_in_float32(network: nn.Module) -> None:
+    """Let a network's strided convolutions of volumes compute in float32 on a CPU, whatever the autocast."""
+    for module in network.modules():
+        if type(module) is nn.Conv3d and max(module.stride) > 1:
+            module.__class__ = _StridedConv3d
 
 # %% ../nbs/0_ground/00_core.ipynb #c0de0002
 _UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError)

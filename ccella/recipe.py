@@ -282,6 +282,7 @@ class ObjectiveConfig(Config):
     class_weight: float = Field(1e-4, ge=0)
     target_scale: float = 100.0
     region_weight: dict[Literal["gland", "lesion"], float] = {"gland": 1.0, "lesion": 1.0}
+    skip: bool = False  # the network predicts what the best linear guess from its input leaves open
     lesion_region: Literal["mask", "report"] = "mask"  # where a lesion is: in its mask, or where its report says
 
 # %% ../nbs/0_ground/01_recipe.ipynb #984a2283
@@ -423,7 +424,7 @@ class ClassifierConfig(Config):
     eval_every: int = Field(5, ge=1)  # epochs
 
 # %% ../nbs/0_ground/01_recipe.ipynb #c4dc0212
-ARCHITECTURE = ("sequences", "vae", "text", "model", "objective.kind")
+ARCHITECTURE = ("sequences", "vae", "text", "model", "objective.kind", "objective.skip")
 TRAINING = (*ARCHITECTURE, "grid", "label_rule", "seed", "objective", "train")
 AUTOENCODER_TRAINING = ("sequences", "vae", "grid", "seed", "train_vae")
 TEXT_TRAINING = ("model.text_width", "text.max_length", "seed", "train_text")
@@ -444,6 +445,7 @@ ADDED_LATER: dict[str, object] = {
     "vae.strides": None,
     "vae.channels_in": 1,
     "objective.lesion_region": "mask",
+    "objective.skip": False,
     "train.mirror": False,
     "train.rewrites": 0,
 }

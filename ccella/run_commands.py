@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RunName', 'SettingsOption', 'CohortOption', 'RecipeOption', 'FromScratchOption', 'ShowReportsOption', 'CoresOption',
-           'ProfileOption', 'STUDIES', 'StudyOption', 'ThereOption', 'SyntheticOption', 'DryRunOption', 'RealOption',
-           'SeenOption', 'DropCopiesOption', 'EvaluatedRecipeOption', 'FeaturesOption', 'RunOptions', 'cores_or_all',
-           'refuse_unfit_cohorts', 'before_in', 'print_done', 'run_command', 'execute_notebook', 'evaluate_command']
+           'ProfileOption', 'STUDIES', 'StudyOption', 'ThereOption', 'SyntheticOption', 'GeneratorOption',
+           'DryRunOption', 'RealOption', 'SeenOption', 'DropCopiesOption', 'EvaluatedRecipeOption', 'FeaturesOption',
+           'RunOptions', 'cores_or_all', 'refuse_unfit_cohorts', 'before_in', 'print_done', 'StudyExams', 'run_command',
+           'execute_notebook', 'evaluate_command']
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #3b2fc1a6
 import os
@@ -184,42 +185,82 @@ def print_done(folder: Path, done: list, table: str) -> None:
 def _learns_from(training) -> str:
     """Say which sets, with which labels, a classifier learns from."""
     sets = " + ".join(f"{name} ({column})" for name, column in training.learn)
-    return f"{sets}, {training.fraction:.4g} of it" if 0 < training.fraction < 1 else sets
+    fraction = training.arm.fraction
+    return f"{sets}, {fraction:.4g} of it" if 0 < fraction < 1 else sets
+
+
+def _folder_of_generator(name: str) -> str:
+    """Give the folder of a model that is named by itself or by its run; `shipped` is a name of its own."""
+    if name == "shipped":
+        return name
+    places = (Path(name), Path(name) / "model", run_folder(name) / "model")
+    found = [place for place in places if (place / "recipe.yaml").is_file() and (place / "model.safetensors").is_file()]
+    return str((found or places)[0].resolve())
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #5d00950e
-def _show_trainings(parameters: dict, before: dict, classifier) -> None:
-    """Print the runs of a study and how many passes of an exam each takes."""
-    from ccella.studies.adaptation import adaptation_parameters, training_cost, trainings
+def _show_study(study, recipe, cost) -> None:
+    """Print the arms of a study, what is tested and what it cannot tell, and what it takes."""
+    from ccella.studies.arms import choices, statement, trainings
 
-    study = adaptation_parameters(parameters, before)
-    runs = trainings(study).values()
-    passes = {t.name: training_cost(t, study, classifier) for t in runs}
-    count, total = len(passes), sum(passes.values())
-    title = f"{count} runs, {total:,} passes of an exam"
-    lines = result_table(title, "run", "learns from", "starts from", "passes", right=3)
-    for t in runs:
-        lines.add_row(t.name, _learns_from(t), t.start or "–", f"{passes[t.name]:,}")
+    stated, runs = statement(study, recipe), list(trainings(study).values())
+    lines = result_table(str(cost), "arm", "learns from", "starts from", "trials", right=3)
+    for choice in choices(study).values():
+        count = sum(run.arm == choice.arm for run in runs)
+        lines.add_row(choice.name.removesuffix("_choice"), _learns_from(choice), choice.start or "–", str(count))
     console().print(lines)
+    for what, words in stated["hypotheses"].items():
+        print(f"{what}: {words}")
+    for words in stated["limits"]:
+        print(f"not told: {words}")
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #49d2959a
-def _run_study(name: str, study: str, cohorts: Mapping[str, Path | None], dry_run: bool, options: RunOptions) -> None:
-    """Bring a study of classifiers up to date, or list what it would train."""
+@dataclass(frozen=True)
+class StudyExams:
+    """Where the exams of a study come from, as given on the command line."""
+
+    here: Path | None = None
+    there: Path | None = None
+    synthetic: tuple[Path, ...] = ()
+    generators: tuple[str, ...] = ()
+
+    def parameters(self) -> dict:
+        """Give the study's parameters."""
+        places = {"here": self.here, "there": self.there}
+        given = {name: str(folder.resolve()) for name, folder in places.items() if folder}
+        if self.synthetic and self.generators:
+            raise typer.BadParameter("give --synthetic or --generator, not both")
+        if self.synthetic:
+            given["synthetic"] = [str(folder.resolve()) for folder in self.synthetic]
+        if self.generators:
+            given |= {"synthetic": [], "generators": [_folder_of_generator(name) for name in self.generators]}
+        return given
+
+# %% ../nbs/7_cli/72_run_commands.ipynb #10762c0e
+def _run_study(name: str, study: str, exams: StudyExams, dry_run: bool, options: RunOptions) -> None:
+    """Say what a study of classifiers takes and bring it up to date, or only say what it would train."""
+    from ccella.exams.check import read_checked
     from ccella.generators.exam_generator import device_of
     from ccella.recipe import load_recipe
     from ccella.studies.adaptation import run_adaptation
+    from ccella.studies.arms import adaptation_parameters, study_cost
     from ccella.studies.run import Run
 
     run, given = Run(run_folder(name)), settings_of(options.settings)
     kept = run.folder / "recipe.yaml"
     overrides = {key: value for key, value in given.items() if not key.startswith("adapt.")}
     base = load_recipe(options.recipe or (kept if kept.is_file() else "adapt"), overrides)
-    refuse_unfit_cohorts(cohorts.values(), base)
-    parameters = settings_under(given, "adapt") | {"study": study}
-    parameters |= {key: str(folder.resolve()) for key, folder in cohorts.items() if folder}
-    if dry_run:
-        _show_trainings(parameters, before_in(run.folder, "adapt"), base.classifier)
-        return
+    refuse_unfit_cohorts([exams.here, exams.there], base)
+    for folder in exams.synthetic:
+        read_checked(folder)
+    parameters = settings_under(given, "adapt") | {"study": study} | exams.parameters()
     cores, device = cores_or_all(options.cores), device_of(options.device)
+    asked = adaptation_parameters(parameters, before_in(run.folder, "adapt"))
+    cost = study_cost(run, asked, base, cores, device)
+    if dry_run:
+        _show_study(asked, base, cost)
+        return
+    if cost.trainings:
+        print(f"{run.folder}: {cost}")
     done = run_adaptation(run, base, parameters, cores, device, options.profile, console())
     print_done(run.folder, done, "adapt_table.ipynb" if study == "adapt" else "augment_table.ipynb")
 
@@ -238,11 +279,21 @@ ThereOption = Annotated[
     typer.Option(metavar="COHORT", show_default="phantoms", help="With a study: exams of the next institution."),
 ]
 SyntheticOption = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
         metavar="COHORT",
-        show_default="made by the shipped generator",
-        help="With a study: synthetic exams made from the reports of --cohort.",
+        show_default="made by --generator",
+        help="With a study: synthetic exams made from the reports of --cohort; may be given several times, once for "
+        "each generator.",
+    ),
+]
+GeneratorOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--generator",
+        metavar="MODEL",
+        show_default="shipped",
+        help="With a study: a model's folder or a run that makes synthetic exams; may be given several times.",
     ),
 ]
 DryRunOption = Annotated[
@@ -256,7 +307,8 @@ DryRunOption = Annotated[
     "ccella run demo  the whole story on phantoms, in runs/demo",
     "ccella run mine --recipe demo --cohort my_cohort  the same on exams of your own, in runs/mine",
     "ccella run mine --recipe my.yaml --set cohort.exams=400  a recipe of your own, one setting changed",
-    "ccella run adapt  the domain adaptation study on phantoms, in runs/adapt",
+    "ccella run adapt --generator shipped --generator runs/second  the domain adaptation study on phantoms, with two "
+    "generators",
     "ccella run augment --dry-run  what the augmentation study would train",
     "ccella run two --study adapt --recipe my.yaml --cohort here --there elsewhere --synthetic made  "
     "a study on exams of your own",
@@ -272,6 +324,7 @@ def run_command(
     study: StudyOption = None,
     there: ThereOption = None,
     synthetic: SyntheticOption = None,
+    generator: GeneratorOption = None,
     dry_run: DryRunOption = False,
     cores: CoresOption = None,
     device: DeviceOption = "auto",
@@ -281,6 +334,7 @@ def run_command(
 
     Or a study of classifiers: [bold]augment[/bold] (do synthetic exams help here?) and [bold]adapt[/bold] (do they
     help at the next institution, with few of its exams?), a run for each training, and a table of what was found.
+    What it will do is stated in stated.json, and what it takes is estimated, before anything is trained.
 
     The same command again continues a run that was stopped, and runs again only what a changed setting touches. The
     executed notebooks and metrics.json stay in the run's folder. A folder that holds a run of another recipe is
@@ -289,13 +343,14 @@ def run_command(
     options = RunOptions(recipe, cohort, settings, from_scratch, show_reports, cores, device, profile)
     study = study or (name if name in STUDIES else None)
     if study is None:
-        if there or synthetic or dry_run:
-            raise typer.BadParameter("--there, --synthetic and --dry-run go with --study adapt or augment")
+        if there or synthetic or generator or dry_run:
+            raise typer.BadParameter("--there, --synthetic, --generator and --dry-run go with --study adapt or augment")
         _run_stages(name, None, options)
         return
     if from_scratch or show_reports is not None:
         raise typer.BadParameter("--from-scratch and --show-reports go with the six stages, not with a study")
-    _run_study(name, study, {"here": cohort, "there": there, "synthetic": synthetic}, dry_run, options)
+    exams = StudyExams(cohort, there, tuple(synthetic or ()), tuple(generator or ()))
+    _run_study(name, study, exams, dry_run, options)
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #cc1a1a37
 def _add_stage_command(stage: str, purpose: str, result: str) -> None:

@@ -6,14 +6,18 @@ import pytest
 
 from ccella.core import CcellaError
 from ccella.measures.published import load_feature_network
+from ccella.models.autoencoder import load_vae
 from ccella.models.text import load_text_encoder
+from ccella.organs.prostate.phantom import write_phantoms
 from ccella.part_commands import fit_part
-from ccella.recipe import FEATURE_TRAINING, TEXT_TRAINING, load_recipe
+from ccella.recipe import AUTOENCODER_TRAINING, FEATURE_TRAINING, TEXT_TRAINING, load_recipe
 
 pytestmark = pytest.mark.slow
+SEQUENCES = ("axt2", "highb", "adc")
 ON_ONE_CORE = {"threads": 1, "device": "cpu"}
 TEXT = {**ON_ONE_CORE, "probe": [200, 60, 60], "held_out": 10}
 FEATURES = {**ON_ONE_CORE, "held_out": 8}
+AUTOENCODER = {**ON_ONE_CORE, "held_out": 8}
 
 
 def printed(folder, notebook: str) -> str:
@@ -61,3 +65,30 @@ def test_a_feature_network_from_nothing(tmp_path):
     assert metrics["sha256"] == network.sha256
     fit_part("fit_features.ipynb", out, recipe, FEATURE_TRAINING, FEATURES)
     assert load_feature_network("phantom", out).sha256 == network.sha256
+
+
+def test_an_autoencoder_from_nothing(tmp_path):
+    """It says whose phantoms it saw and what it keeps; the same command again takes no step and changes no weight."""
+    out, recipe = tmp_path / "vae", load_recipe("tiny")
+    fit_part("fit_autoencoder.ipynb", out, recipe, AUTOENCODER_TRAINING, AUTOENCODER)
+    first = load_vae(out).fingerprint()
+    about = json.loads((out / "config.json").read_text())["provenance"]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (about["institutions"], about["steps"], about["exams"]) == (["1"], 6, 6)
+    assert about["recipe"] == metrics["recipe"] == recipe.hash(AUTOENCODER_TRAINING)
+    assert metrics["fingerprint"] == first and metrics["psnr_db_truth.adc"]["n"] == 8
+    assert {f"fid.{what}.{name}" for what in ("floor", "reconstructed") for name in SEQUENCES} <= metrics.keys()
+    fit_part("fit_autoencoder.ipynb", out, recipe, AUTOENCODER_TRAINING, AUTOENCODER)
+    assert "0 steps taken now" in printed(out, "fit_autoencoder.ipynb")
+    assert load_vae(out).fingerprint() == first
+
+
+def test_an_autoencoder_of_ones_own_exams(tmp_path):
+    """A cohort's part train is learnt from, its part test measured on; a perceptual loss by the shipped network."""
+    cohort = write_phantoms(tmp_path / "cohort", 24, shape=(32, 32, 8))
+    out, recipe = tmp_path / "vae", load_recipe("tiny", {"train_vae.perceptual": 0.1, "train_vae.steps": 2})
+    given = {**ON_ONE_CORE, "cohort": str(cohort.root)}
+    fit_part("fit_autoencoder.ipynb", out, recipe, AUTOENCODER_TRAINING, given)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["exams"] == (cohort.table.split == "train").sum()
+    assert metrics["held_out"] == (cohort.table.split == "test").sum()

@@ -67,7 +67,7 @@ def test_the_shell_lines_from_top_to_bottom(tmp_path):
     first, *others = shell_blocks()
     run(["bash", "-euxc", "\n".join(first)], tmp_path)
     (tmp_path / "runs" / "adapt").mkdir(parents=True)
-    (tmp_path / "runs" / "adapt" / "synthetic").symlink_to(tmp_path / "made_from_it")
+    (tmp_path / "runs" / "adapt" / "synthetic0").symlink_to(tmp_path / "made_from_it")
     for lines in others:
         run(["bash", "-euxc", "\n".join(lines)], tmp_path)
 

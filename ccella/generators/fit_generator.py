@@ -30,7 +30,15 @@ from ccella.generators.trainer import (
     set_rate,
 )
 from ..models.ldm import LatentDiffusion, check_folder, save_model
-from ..models.objective import JointLoss, add_noise, draw_times, joint_loss, region_weight, target
+from ccella.models.objective import (
+    JointLoss,
+    add_noise,
+    draw_times,
+    joint_loss,
+    region_weight,
+    target,
+    with_linear_guess,
+)
 from ..recipe import ObjectiveConfig, Recipe, TrainConfig, load_recipe
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #b2561c35
@@ -68,6 +76,13 @@ def task_of(exams: ExamSet, recipe: Recipe, step: int) -> Task:
     return Task(batch, t, noise)
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #57e8144e
+def _voxel_weight_of(batch: Batch, objective: ObjectiveConfig, device: str | torch.device) -> Tensor | None:
+    """Give how much each latent voxel counts; None where all count the same."""
+    if all(w == 1 for w in objective.region_weight.values()):
+        return None
+    return region_weight(objective, batch.gland.to(device), batch.lesion.to(device))
+
+
 def step_loss(model: LatentDiffusion, task: Task, objective: ObjectiveConfig, device: str | torch.device) -> JointLoss:
     """Compute the joint loss of a model on a task (CCELLA, arXiv 2506.10230).
 
@@ -80,10 +95,10 @@ def step_loss(model: LatentDiffusion, task: Task, objective: ObjectiveConfig, de
     batch = task.batch
     noise, t, cond = task.noise.to(device), task.t.to(device), batch.cond.to(device)
     x0 = model.scaled(batch.latent.to(device))
-    prediction, logits = model(add_noise(objective, x0, noise, t), t, cond)
-    weight = None
-    if any(w != 1 for w in objective.region_weight.values()):
-        weight = region_weight(objective, batch.gland.to(device), batch.lesion.to(device))
+    x = add_noise(objective, x0, noise, t)
+    predicted, logits = model(x, t, cond)
+    prediction = with_linear_guess(objective, predicted, x, t)
+    weight = _voxel_weight_of(batch, objective, device)
     return joint_loss(
         prediction,
         target(objective, x0, noise),

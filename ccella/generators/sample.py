@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..core import CcellaError, generator
 from ..models.ldm import Conditioning, LatentDiffusion, without_report
-from ..models.objective import flow_times
+from ..models.objective import flow_times, with_linear_guess
 from ..recipe import ObjectiveConfig, SampleConfig
 
 # %% ../../nbs/4_generators/43_sample.ipynb #cb5d03e0
@@ -100,6 +100,14 @@ def _chance(scheduler: SchedulerMixin, generators: list[torch.Generator]) -> dic
     return {"generator": generators} if draws else {}
 
 
+def _refuse_other_number(conditions: int, exams: int) -> None:
+    """Raise CcellaError where there is not one condition an exam."""
+    if conditions != exams:
+        raise CcellaError(
+            f"sampling: found {conditions} conditions for {exams} exams, expected one each; give both anew"
+        )
+
+
 def _refuse_broken_latents(x: Tensor, exam_ids: Sequence[str]) -> None:
     """Raise CcellaError where a latent is not finite."""
     broken = [exam_id for exam_id, latent in zip(exam_ids, x, strict=True) if not latent.isfinite().all()]
@@ -113,13 +121,20 @@ def _refuse_broken_latents(x: Tensor, exam_ids: Sequence[str]) -> None:
 
 # %% ../../nbs/4_generators/43_sample.ipynb #f6d3f82f
 def _steps(
-    model: LatentDiffusion, x: Tensor, cond: Conditioning, guidance: float, scheduler: SchedulerMixin, chance: dict
+    model: LatentDiffusion,
+    x: Tensor,
+    cond: Conditioning,
+    guidance: float,
+    scheduler: SchedulerMixin,
+    chance: dict,
+    objective: ObjectiveConfig,
 ) -> Iterator[Tensor]:
     """Give the latents after each step, from noise on."""
     nothing = without_report(cond, model.empty_text) if guidance != 1 else None
     for t in scheduler.timesteps:
         times = t.to(x.device).float().expand(len(x))
-        prediction = _predict(model, x, times, cond, nothing, guidance)
+        predicted = _predict(model, x, times, cond, nothing, guidance)
+        prediction = with_linear_guess(objective, predicted, x, times)
         x = scheduler.step(prediction.float(), t, x, return_dict=False, **chance)[0]
         yield x
 
@@ -164,14 +179,11 @@ def sample(
     """
     replicates = [0] * len(exam_ids) if replicates is None else replicates
     scheduler = build_scheduler(config, objective)
+    objective = objective or ObjectiveConfig(kind=SCHEDULERS[config.scheduler][0])
     generators = [generator(seed, exam_id, r) for exam_id, r in zip(exam_ids, replicates, strict=True)]
-    if len(cond) != len(exam_ids):
-        raise CcellaError(
-            f"sampling: found {len(cond)} conditions for {len(exam_ids)} exams, expected one each; give both anew"
-        )
-    noise = _first_latents(shape, generators).to(device)
-    cond = cond.to(device)
-    path = _steps(model, noise, cond, config.guidance, scheduler, _chance(scheduler, generators))
+    _refuse_other_number(len(cond), len(exam_ids))
+    noise, cond = _first_latents(shape, generators).to(device), cond.to(device)
+    path = _steps(model, noise, cond, config.guidance, scheduler, _chance(scheduler, generators), objective)
     for step, x in enumerate(path):
         if callback is not None:
             callback(step, x)

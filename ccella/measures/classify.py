@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SHARPNESS', 'LEAST', 'FEWEST_POSITIVES', 'classifier_input', 'LabelledVolumes', 'SmallClassifier', 'build_classifier',
            'check_shape', 'drawn_change', 'moved', 'predict', 'EpochRecord', 'selection_rule', 'batches_of',
-           'train_epoch', 'train_classifier', 'rate', 'scores', 'save_classifier', 'load_classifier']
+           'train_epoch', 'train_classifier', 'train_steps', 'rate', 'scores', 'save_classifier', 'load_classifier']
 
 # %% ../../nbs/5_measures/55_classify.ipynb #7c4a9939
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +307,14 @@ def _drawn_batch(
     return moved(x.to(device), changes.to(device)), y[:, None]
 
 # %% ../../nbs/5_measures/55_classify.ipynb #7d0f2c44
+def _take_step(loss: Tensor, optimiser, schedule) -> float:
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    schedule.step()
+    return loss.item()
+
+
 def train_epoch(
     model: nn.Module,
     exams: LabelledVolumes,
@@ -337,22 +346,20 @@ def train_epoch(
         order = torch.randperm(len(exams))
         for part in order.tensor_split(batches_of(len(exams), config.batch)):
             x, y = _drawn_batch(exams, part.tolist(), keys, device)
-            loss = loss_of(model(x), y)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += loss.item() * len(part)
+            total += _take_step(loss_of(model(x), y), optimiser, schedule) * len(part)
     return total / len(exams)
 
 # %% ../../nbs/5_measures/55_classify.ipynb #7f5e6de9
-def _optimiser(model: nn.Module, config: ClassifierConfig, exams: int, finetune: bool):
+def _optimiser(model: nn.Module, config: ClassifierConfig, lr: float, steps: int):
     """Make AdamW, and its learning rate's fall to 0 over the whole training."""
-    steps = config.epochs * batches_of(exams, config.batch)
-    lr = config.finetune_lr if finetune else config.lr
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimiser, total_iters=steps, power=config.power)
     return optimiser, schedule
+
+
+def _optimiser_of_epochs(model: nn.Module, config: ClassifierConfig, exams: int, finetune: bool):
+    steps = config.epochs * batches_of(exams, config.batch)
+    return _optimiser(model, config, config.finetune_lr if finetune else config.lr, steps)
 
 
 def _ap_and_auc(model: nn.Module, exams: LabelledVolumes, config: ClassifierConfig, device: str) -> tuple[float, float]:
@@ -391,7 +398,7 @@ def train_classifier(
     """
     check_shape(config, train[0].shape[1:])
     model.to(device)
-    optimiser, schedule = _optimiser(model, config, len(train), finetune)
+    optimiser, schedule = _optimiser_of_epochs(model, config, len(train), finetune)
     rule, best, weights = selection_rule(validation), -1.0, None
     for epoch in range(1, config.epochs + 1):
         last = epoch == config.epochs
@@ -413,6 +420,65 @@ def train_classifier(
         if last and not kept:
             model.load_state_dict(weights)
         yield EpochRecord(epoch, loss, lr, ap, area, kept, rule)
+
+# %% ../../nbs/5_measures/55_classify.ipynb #ba346482
+def _endless_batches(n: int, batch: int, seed: int) -> Iterator[tuple[int, list[int]]]:
+    """Give batches of `n` exams, pass after pass, each in an order of its own, with the number of the pass."""
+    for number in count(1):
+        order = np.random.default_rng(seed_for("pass", seed, number)).permutation(n)
+        for part in np.array_split(order, batches_of(n, batch)):
+            yield number, part.tolist()
+
+
+def _refuse_diverged(loss: float, step: int, lr: float) -> None:
+    if not np.isfinite(loss):
+        raise CcellaError(
+            f"classifier: found the loss {loss} at step {step}, expected a number; lower its learning rate ({lr:g})"
+        )
+
+# %% ../../nbs/5_measures/55_classify.ipynb #0732eb2e
+def train_steps(
+    model: nn.Module,
+    exams: LabelledVolumes,
+    config: ClassifierConfig,
+    lr: float,
+    steps: int,
+    stops: Iterable[int] = (),
+    seed: int = 0,
+    device: str = "cpu",
+) -> Iterator[int]:
+    """Train `model` in place for a number of steps, whatever the number of exams; the epochs of `config` do not count.
+
+    On a CPU the same seed gives the same weights, bit for bit, wherever it stops.
+
+    Args:
+        model: of `build_classifier`.
+        exams: to learn from.
+        config: the recipe's classifier.
+        lr: learning rate at the beginning; it falls to 0 over the steps.
+        steps: of the optimiser, all of which are taken.
+        stops: steps after which it pauses and is yielded.
+        seed: of order, changes and dropped connections.
+        device: where to train.
+
+    Raises:
+        CcellaError: volumes too small for the network, or a loss that is not finite.
+    """
+    check_shape(config, exams[0].shape[1:])
+    model.to(device)
+    optimiser, schedule = _optimiser(model, config, lr, steps)
+    loss_of = FocalLoss(gamma=config.gamma, use_softmax=True, to_onehot_y=True)
+    batches = _endless_batches(len(exams), config.batch, seed)
+    for step in range(1, steps + 1):
+        number, exams_of_step = next(batches)
+        x, y = _drawn_batch(exams, exams_of_step, (seed, number), device)
+        model.train()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_for("step", seed, step))
+            loss = _take_step(loss_of(model(x), y), optimiser, schedule)
+        _refuse_diverged(loss, step, lr)
+        if step in stops:
+            yield step
 
 # %% ../../nbs/5_measures/55_classify.ipynb #a771cb2b
 def rate(hits: np.ndarray, counted: np.ndarray, patients=None) -> Estimate:

@@ -30,6 +30,7 @@ from ccella.core import (
     read_json,
     sha256,
     state_in,
+    stride_in_float32,
     write_json,
 )
 
@@ -75,6 +76,7 @@ class ConvFeatures(nn.Module):
         widths_in = (channels_in + 3, *widths)  # three channels are the coordinates
         stages = [Residual(*sizes) for sizes in zip(widths_in, widths, strides)]
         self.stages = nn.Sequential(*stages)
+        stride_in_float32(self)
 
     def stage_maps(self, x: Float[Tensor, "b c x y z"]) -> list[Tensor]:
         """Give the feature maps of every stage, the first one first."""

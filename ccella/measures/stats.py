@@ -9,6 +9,7 @@ __all__ = ['FEWEST_RANKED', 'Estimate', 'estimate_text', 'binary', 'auc', 'avera
 
 # %% ../../nbs/5_measures/50_stats.ipynb #cf9fd0cc
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -610,6 +611,40 @@ def difference(self: Trials, a: Sequence[int], b: Sequence[int], level: float = 
     if len(values) < 2:
         return Difference(value, None, None, None, None, self.n)
     sources = self.sources(values, self.pulls[list(a)] - self.pulls[list(b)])
+    return _difference_of(value, sources, self.smallest, self.n, level)
+
+# %% ../../nbs/5_measures/50_stats.ipynb #b0f2d19c
+@patch
+def averaged(self: Trials, groups: Sequence[Sequence[int]]) -> Trials:
+    """Give trials in which the mean of each group of trainings stands for one training, in the order of `groups`."""
+    means = copy(self)
+    means.whole = np.array([self.whole[list(runs)].mean() for runs in groups])
+    means.pulls = np.stack([self.pulls[list(runs)].mean(0) for runs in groups])
+    return means
+
+
+def _shared_by_both(a: np.ndarray, b: np.ndarray) -> Chance:
+    """Give what patients (of one class) contribute to the mean over trainings `a` less that over trainings `b`."""
+    patients = a.shape[1]
+    of_both = np.stack([a.mean(0), b.mean(0)])
+    centred = of_both - of_both.mean(1, keepdims=True)
+    common = centred[0] @ centred[1] * patients / (patients - 1)
+    variance = _shared_chance(a).variance + _shared_chance(b).variance - 2 * common
+    return Chance(max(0.0, float(variance)), patients - 1)
+
+# %% ../../nbs/5_measures/50_stats.ipynb #77c92ce6
+@patch
+def independent_difference(self: Trials, a: Sequence[int], b: Sequence[int], level: float = 0.95) -> Difference:
+    """Give the mean over trainings `a` less that over trainings `b`, which are no pairs and need not be as many.
+
+    One training on a side says nothing of others, so that there is no interval then.
+    """
+    a, b = list(a), list(b)
+    value = float(self.whole[a].mean() - self.whole[b].mean())
+    if min(len(a), len(b)) < 2:
+        return Difference(value, None, None, None, None, self.n)
+    of_patients = [_shared_by_both(self.pulls[a][:, members], self.pulls[b][:, members]) for members in self.classes]
+    sources = [chance_of_runs(self.whole[a]), chance_of_runs(self.whole[b]), *of_patients]
     return _difference_of(value, sources, self.smallest, self.n, level)
 
 # %% ../../nbs/5_measures/50_stats.ipynb #7c131531

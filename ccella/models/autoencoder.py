@@ -34,6 +34,7 @@ from ccella.core import (
     read_json,
     sha256,
     state_in,
+    stride_in_float32,
     write_json,
 )
 from ..recipe import VaeConfig
@@ -141,6 +142,7 @@ class Vae(nn.Module):
             _use_plain_norms(self.net)
         if config.strides is not None:
             _use_strides(self.net, config.level_strides)
+        stride_in_float32(self.net)
 
 # %% ../../nbs/3_models/30_autoencoder.ipynb #6ae0829a
 def _in_tiles(network: Callable[[Tensor], Tensor], volume: Tensor, edges: Sequence[int] | None):

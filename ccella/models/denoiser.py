@@ -11,7 +11,7 @@ from jaxtyping import Float, Num
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from torch import Tensor
 
-from ..core import CcellaError, box_coordinates, patch
+from ..core import CcellaError, box_coordinates, patch, stride_in_float32
 from ..recipe import UnetConfig
 
 # %% ../../nbs/3_models/34_denoiser.ipynb #4ed655c3
@@ -57,6 +57,7 @@ class Denoiser(DiffusionModelUNetMaisi):
             del self.top_region_index_layer
             self.pirads_layer = self._create_embedding_module(classes, 4 * config.channels[0])
         _use_attention_kernel(self)
+        stride_in_float32(self)
 
     def _get_input_embeddings(self, emb: Tensor, class_vector: Tensor | None, _, spacing: Tensor) -> Tensor:
         """Join time, class and spacing; MONAI calls this with the body region's two indices."""

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ..core import CcellaError, atomic_path, patch, read_json, write_json
 from ..exams.cohort import lesion_map
 from ..exams.prepare import Prepared, prepare_exam, resample_volume
-from ..exams.volumes import read_volume
+from ..exams.volumes import mask_of, read_volume
 from .autoencoder import Vae, encode_exam
 from ..recipe import Recipe
 
@@ -96,7 +96,7 @@ def region_masks(exam, prepared: Prepared) -> dict[str, Bool[np.ndarray, "x y z"
     if file is not None:
         lesions = read_volume(file, exam.exam_id)
         shape = prepared.x.shape[1:]
-        on_grid, _ = resample_volume(lesions.array > 0, lesions.affine, shape, prepared.affine, nearest=True)
+        on_grid, _ = resample_volume(mask_of(lesions.array), lesions.affine, shape, prepared.affine, nearest=True)
         masks["lesion"] = np.asarray(on_grid) > 0
     return masks
 
