@@ -217,7 +217,7 @@ def test_recipes_are_listed_and_written_out(tmp_path):
     from ccella.recipe import load_recipe
 
     listed = ccella("recipes").out
-    for words in ("ccellapp", "demo", "tiny", "cohort", "exams=160"):
+    for words in ("ccellapp", "demo", "tiny", "cohort", "fresh=80"):
         assert words in listed
     full = tmp_path / "full.yaml"
     full.write_text(ccella("recipes", "tiny").out, encoding="utf-8")

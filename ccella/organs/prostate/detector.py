@@ -338,7 +338,7 @@ def is_transition(
     y = (np.asarray(position_mm[1]) - tz_y) / (b * scale)
     in_core = x * x + y * y < _TZ_CORE**2
     in_front = (y > _TZ_CORE) & (abs(x) < _FRONT_HALF_WIDTH)
-    return in_core | in_front
+    return np.asarray(in_core | in_front)
 
 
 def zone_at(position_mm: Sequence[float], gland: Ellipsoid) -> str:
