@@ -125,7 +125,7 @@ def _with_recipe_notes(seen, recipe):
 
     notes = [*seen.notes, *padding_notes(seen, recipe.grid)]
     if seen.cohort is not None:
-        notes += lesion_notes(seen.cohort, recipe.objective)
+        notes += lesion_notes(seen.cohort, recipe.objective.region_weight, recipe.objective.lesion_region)
     if recipe.model.text and seen.cohort is not None:
         notes += _token_notes(seen.cohort, recipe.text)
     return replace(seen, notes=tuple(notes))

@@ -206,11 +206,13 @@ def fit_autoencoder_command(
     notebook, and metrics.json: what is lost of fine detail and of lesions by size. The same command again goes on
     where it stopped.
     """
-    from ccella.exams.check import read_checked
+    from ccella.exams.check import lesion_notes, read_checked
     from ccella.recipe import AUTOENCODER_TRAINING, load_recipe
 
     loaded = load_recipe(recipe, part_overrides("train_vae", steps, settings))
     if cohort is not None:
-        read_checked(cohort)  # before anything is written
+        exams = read_checked(cohort)  # before anything is written
+        for note in lesion_notes(exams, loaded.train_vae.region_weight):
+            print(f"{cohort}: {note}")
     where = None if cohort is None else str(cohort.resolve())
     fit_part("fit_autoencoder.ipynb", out, loaded, AUTOENCODER_TRAINING, {"cohort": where} | computed_by(device, cores))

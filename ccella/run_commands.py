@@ -125,7 +125,8 @@ def _tell_missing_masks(folder: Path, recipe) -> None:
     from ccella.exams.cohort import Cohort
 
     if (folder / "cohort.csv").is_file():
-        for note in lesion_notes(Cohort.read(folder), recipe.objective):
+        objective = recipe.objective
+        for note in lesion_notes(Cohort.read(folder), objective.region_weight, objective.lesion_region):
             print(f"{folder}: {note}")
 
 

@@ -30,7 +30,7 @@ from .reports import name_signs, report_name, report_text
 from .rules import Remark, content_key, volume_remarks
 from .tables import problem, raise_problems, read_rows, unread_columns
 from .volumes import Volume, axcodes, mask_of, reorient, same_grid
-from ..recipe import GridConfig, ObjectiveConfig, Organ
+from ..recipe import GridConfig, Organ
 
 # %% ../../nbs/1_exams/14_check.ipynb #e90c3db7
 @dataclass(frozen=True)
@@ -533,19 +533,20 @@ def _may_be_weighed(exam: Exam, lesion_region: str) -> bool:
     return lesion_map(exam) is not None
 
 
-def lesion_notes(cohort: Cohort, objective: ObjectiveConfig) -> list[str]:
+def lesion_notes(cohort: Cohort, region_weight: Mapping[str, float], lesion_region: str = "mask") -> list[str]:
     """Note, where a recipe weighs lesions, how many exams to learn from do not tell where theirs are.
 
     Args:
         cohort: the exams; those of its test and validation parts are not learnt from.
-        objective: of the recipe.
+        region_weight: of the recipe's loss, by region.
+        lesion_region: what tells where lesions are, a `mask` or the `report`.
     """
-    weight = objective.region_weight.get("lesion", 1.0)
+    weight = region_weight.get("lesion", 1.0)
     learnt = [exam for exam in cohort if exam.split in ("", "train")]
-    lacking = sum(not _may_be_weighed(exam, objective.lesion_region) for exam in learnt)
+    lacking = sum(not _may_be_weighed(exam, lesion_region) for exam in learnt)
     if weight == 1 or not lacking:
         return []
-    found = _LACKS[objective.lesion_region].format(f"{lacking} of {len(learnt)} exams to learn from", f"{weight:g}")
+    found = _LACKS[lesion_region].format(f"{lacking} of {len(learnt)} exams to learn from", f"{weight:g}")
     return [f"{found}, these exams are learnt without that weight"]
 
 # %% ../../nbs/1_exams/14_check.ipynb #fa956220

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LabelledExam', 'TRAINING_SETS', 'LabelledSet', 'TestSet', 'fresh_phantoms', 'phantom_patients', 'sampled_exams',
            'untrained_exams', 'DistanceSet', 'distance_sets', 'measure_distances', 'distance_intervals',
-           'measure_fidelity', 'unseen_reports', 'head_probabilities', 'measure_head', 'measure_faithfulness',
-           'evaluate_run', 'training_sets', 'unseen_sets', 'classify_run']
+           'measure_fidelity', 'unseen_reports', 'head_probabilities', 'measure_head', 'agreement_with_reports',
+           'measure_faithfulness', 'evaluate_run', 'training_sets', 'unseen_sets', 'classify_run']
 
 # %% ../../nbs/6_studies/65_run_measures.ipynb #03910ab3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 
 from ..exams.cohort import Exam, draw_exams
-from ..exams.prepare import Prepared, prepare_exam, prepare_volumes
+from ..exams.prepare import Prepared, prepare_volumes
 from ..figures import LADDER, ladder_holds
 from ..generators.generate import make_volumes
 from ..generators.requests import requests_of
@@ -48,7 +48,7 @@ from ..organs.prostate.reading import read_report
 from ..recipe import Recipe, SampleConfig
 from .evaluation import labelled_inputs
 from .run import Stage
-from .stages import cohorts_of, latent_cache, reconstruct, synthetic_of, text_states
+from .stages import cohorts_of, open_caches, reconstruct, synthetic_of, text_states
 
 # %% ../../nbs/6_studies/65_run_measures.ipynb #7c650168
 LabelledExam = tuple[Prepared, int | None]
@@ -155,7 +155,7 @@ def _reference_set(stage: Stage, train: list[Exam]) -> DistanceSet:
 
 
 def _reconstructions(stage: Stage, exams: list[Exam]) -> Iterator[Float[np.ndarray, "s x y z"]]:
-    cache = latent_cache(stage)
+    cache, _, _ = open_caches(stage)
     vae = load_vae(stage.recipe.vae.weights, stage.recipe.vae, stage.device)
     for exam in exams:
         yield reconstruct(stage, cache, vae, exam)
@@ -342,10 +342,28 @@ def measure_head(stage: Stage, model: LatentDiffusion) -> dict | None:
     }
 
 # %% ../../nbs/6_studies/65_run_measures.ipynb #c6a4cad6
-def _prepared_with_reading(exams: Iterable[Exam], sources: Iterable[Exam], recipe: Recipe) -> Iterator[tuple]:
-    for exam, source in zip(exams, sources):
-        prepared = prepare_exam(exam, recipe)
-        yield prepared.x, prepared.spacing_mm, read_report(source.text())
+def agreement_with_reports(
+    volumes: Iterable[Float[np.ndarray, "s x y z"]], sources: Sequence[Exam], recipe: Recipe
+) -> dict[str, dict] | None:
+    """Measure the agreement of lesions with reports (`faithfulness`).
+
+    Args:
+        volumes: of prepared exams, real or made from the reports.
+        sources: whose reports these are, in the same order; an exam without a report is left out.
+        recipe: says sequences and grid.
+
+    Returns:
+        Estimates by name; None where the recipe lacks a sequence that the detector needs.
+    """
+    names = [sequence.name for sequence in recipe.sequences]
+    if not set(DETECTOR_SEQUENCES) <= set(names):
+        return None
+    spacings = [request.spacing_mm for request in requests_of(sources, recipe)]
+    both = zip(volumes, spacings, sources, strict=True)
+    reported = ((x, mm, read_report(exam.text())) for x, mm, exam in both if exam.has_report)
+    patients = [exam.patient_id for exam in sources if exam.has_report]
+    estimates = agreement.faithfulness(reported, names, patients=patients)
+    return {key: estimate.to_dict() for key, estimate in estimates.items()}
 
 
 def measure_faithfulness(stage: Stage) -> dict | None:
@@ -354,15 +372,11 @@ def measure_faithfulness(stage: Stage) -> dict | None:
     Returns:
         Estimates by kind of exam; None where the recipe lacks a sequence that the detector needs.
     """
-    names = [sequence.name for sequence in stage.recipe.sequences]
-    if not set(DETECTOR_SEQUENCES) <= set(names):
-        return None
-    fresh = [exam for exam in cohorts_of(stage.run)["fresh"] if exam.has_report]
-    found = {}
+    fresh, found = list(cohorts_of(stage.run)["fresh"]), {}
     for kind, exams in (("real", fresh), ("synthetic", synthetic_of(stage.run, fresh))):
-        prepared = _prepared_with_reading(exams, fresh, stage.recipe)
-        estimates = agreement.faithfulness(prepared, names, patients=[exam.patient_id for exam in fresh])
-        found[kind] = {key: estimate.to_dict() for key, estimate in estimates.items()}
+        found[kind] = agreement_with_reports(volumes_of(exams, stage.recipe), fresh, stage.recipe)
+        if found[kind] is None:
+            return None
     return found
 
 # %% ../../nbs/6_studies/65_run_measures.ipynb #d222d42f

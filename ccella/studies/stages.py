@@ -4,14 +4,16 @@
 
 # %% auto #0
 __all__ = ['phantom_cohort', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort_metrics', 'may_show_reports', 'exams_picture',
-           'text_states', 'latent_cache', 'encode_exams', 'reconstruct', 'encode_metrics', 'reconstruction_picture',
-           'model_folder', 'assert_one_institution', 'initial_model', 'train_model', 'loss_picture',
-           'generate_synthetic', 'synthetic_of', 'pairs_picture', 'generate_metrics']
+           'text_states', 'encode_latents', 'encode_reports', 'encode_exams', 'reconstruct', 'encode_metrics',
+           'reconstruction_picture', 'model_folder', 'assert_one_institution', 'initial_model', 'exams_to_learn',
+           'open_caches', 'train_model', 'loss_picture', 'generate_synthetic', 'synthetic_of', 'pairs_picture',
+           'generate_metrics']
 
 # %% ../../nbs/6_studies/62_stages.ipynb #033032a9
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -203,10 +205,27 @@ def text_states(stage: Stage) -> TextCache | None:
     return TextCache(stage.run.cache / "text", encoder, text.max_length, text.padding)
 
 
-def latent_cache(stage: Stage) -> LatentCache:
-    """Open the run's cache of latents under the recipe's VAE, to be read on the CPU."""
-    recipe = stage.recipe
-    return LatentCache(stage.run.cache / "latents", load_vae(recipe.vae.weights, recipe.vae), recipe)
+def encode_latents(stage: Stage) -> tuple[LatentCache, Vae]:
+    """Encode the cohort's and the fresh exams, and mirrored ones where the recipe asks for them."""
+    recipe, sets = stage.recipe, cohorts_of(stage.run)
+    vae = load_vae(recipe.vae.weights, recipe.vae, stage.device)
+    encode = partial(encode_cohort, vae=vae, recipe=recipe, progress=False, workers=torch.get_num_threads())
+    folder = stage.run.cache / "latents"
+    for name in ("cohort", "fresh"):
+        cache = encode(sets[name], folder=folder)
+    if recipe.train.mirror:
+        encode(sets["cohort"].subset(split="train"), folder=folder, mirror=True)
+    return cache, vae
+
+
+def encode_reports(stage: Stage) -> TextCache | None:
+    """Encode all reports of the cohort and the fresh exams, in every wording that is trained on."""
+    texts, sets = text_states(stage), cohorts_of(stage.run)
+    if texts is None:
+        return None
+    texts.fill(exam.text() for name in ("cohort", "fresh") for exam in sets[name])
+    texts.fill(view.text for view in views_of(sets["cohort"].subset(split="train"), stage.recipe))
+    return texts
 
 
 def encode_exams(stage: Stage) -> tuple[LatentCache, Vae, dict[str, str | None]]:
@@ -215,23 +234,9 @@ def encode_exams(stage: Stage) -> tuple[LatentCache, Vae, dict[str, str | None]]
     Returns:
         The cache of latents, the VAE, and the sha256 of the weights that did it.
     """
-    recipe = stage.recipe
-    vae = load_vae(recipe.vae.weights, recipe.vae, stage.device)
-    sets = cohorts_of(stage.run)
-    encoded = (sets["cohort"], sets["fresh"])
-    folder, workers = stage.run.cache / "latents", torch.get_num_threads()
-    for cohort in encoded:
-        cache = encode_cohort(cohort, vae, recipe, folder, progress=False, workers=workers)
-    train = sets["cohort"].subset(split="train")
-    if recipe.train.mirror:
-        encode_cohort(train, vae, recipe, folder, progress=False, workers=workers, mirror=True)
-    weights = {"vae": vae.sha256, "text": None}
-    texts = text_states(stage)
-    if texts is not None:
-        texts.fill(exam.text() for cohort in encoded for exam in cohort)
-        texts.fill(view.text for view in views_of(train, recipe))
-        weights["text"] = texts.encoder.sha
-    return cache, vae, weights
+    cache, vae = encode_latents(stage)
+    texts = encode_reports(stage)
+    return cache, vae, {"vae": vae.sha256, "text": texts.encoder.sha if texts else None}
 
 # %% ../../nbs/6_studies/62_stages.ipynb #7a60bf41
 def reconstruct(stage: Stage, cache: LatentCache, vae: Vae, exam: Exam) -> Float[np.ndarray, "s x y z"]:
@@ -392,10 +397,20 @@ def _held_out(stage: Stage, model: LatentDiffusion, held: ExamSet | None) -> flo
     return held_out_loss(model, held, stage.recipe, stage.device).denoise.item()
 
 # %% ../../nbs/6_studies/62_stages.ipynb #c9d89d7f
-def _exams_to_learn(
+def exams_to_learn(
     stage: Stage, cache: LatentCache, texts: TextCache | None, views: list[View]
 ) -> tuple[ExamSet, ExamSet | None]:
-    """Give the exams to train on, as `views` show them, and those held out; None where there are none."""
+    """Give the exams to train on, and those held out.
+
+    Args:
+        stage: the open stage.
+        cache: of latents, with all that the recipe asks for.
+        texts: states of their reports; None for a model without text.
+        views: of the exams to train on (`views_of`).
+
+    Returns:
+        Both; None for those held out where there are none.
+    """
     exams = ExamSet.of_views(views, cache, texts, report_region(stage.recipe))
     validation = Cohort.read(stage.run.cohort).subset(split="val")
     if len(validation) == 0:
@@ -427,8 +442,8 @@ def _trained(recipe: Recipe, model: LatentDiffusion, folder: Path) -> dict:
     }
 
 # %% ../../nbs/6_studies/62_stages.ipynb #6bce7bfa
-def _caches_and_parts(stage: Stage) -> tuple[LatentCache, TextCache | None, dict[str, str | None]]:
-    """Open the caches of latents and text states, and name the parts that fill them."""
+def open_caches(stage: Stage) -> tuple[LatentCache, TextCache | None, dict[str, str | None]]:
+    """Open the run's caches of latents and of text states, and name the parts that fill them (`parts_of`)."""
     recipe, texts = stage.recipe, text_states(stage)
     vae = load_vae(recipe.vae.weights, recipe.vae)
     cache = LatentCache(stage.run.cache / "latents", vae, recipe)
@@ -449,10 +464,10 @@ def train_model(stage: Stage) -> dict:
     Raises:
         CcellaError: a phantom of institution 2 stands behind the training or a part that it loads.
     """
-    recipe, (cache, texts, parts) = stage.recipe, _caches_and_parts(stage)
+    recipe, (cache, texts, parts) = stage.recipe, open_caches(stage)
     train = Cohort.read(stage.run.cohort).subset(split="train")
     views = views_of(train, recipe)
-    exams, held = _exams_to_learn(stage, cache, texts, views)
+    exams, held = exams_to_learn(stage, cache, texts, views)
     shown = view_counts(views, len(train))
     seen = assert_one_institution(recipe, train)
     start = _start_sha256(recipe)
@@ -466,7 +481,9 @@ def train_model(stage: Stage) -> dict:
     for _ in training(model, exams, recipe, folder, held, stage.device, **named):
         pass
     losses = {"before": before, "after": _held_out(stage, model, held)}
-    done = _trained(recipe, model, folder) | {"notes": lesion_notes(train, recipe.objective)}
+    objective = recipe.objective
+    notes = lesion_notes(train, objective.region_weight, objective.lesion_region)
+    done = _trained(recipe, model, folder) | {"notes": notes}
     return {**done, **shown, "held_out_exams": len(held or ()), "held_out": losses, "institutions": seen}
 
 # %% ../../nbs/6_studies/62_stages.ipynb #ade7f80d
