@@ -209,12 +209,12 @@ def encode_latents(stage: Stage) -> tuple[LatentCache, Vae]:
     """Encode the cohort's and the fresh exams, and mirrored ones where the recipe asks for them."""
     recipe, sets = stage.recipe, cohorts_of(stage.run)
     vae = load_vae(recipe.vae.weights, recipe.vae, stage.device)
-    encode = partial(encode_cohort, vae=vae, recipe=recipe, progress=False, workers=torch.get_num_threads())
-    folder = stage.run.cache / "latents"
+    made = {"vae": vae, "recipe": recipe, "root": stage.run.cache / "latents"}
+    encode = partial(encode_cohort, **made, progress=False, workers=torch.get_num_threads())
     for name in ("cohort", "fresh"):
-        cache = encode(sets[name], folder=folder)
+        cache = encode(sets[name])
     if recipe.train.mirror:
-        encode(sets["cohort"].subset(split="train"), folder=folder, mirror=True)
+        encode(sets["cohort"].subset(split="train"), mirror=True)
     return cache, vae
 
 
