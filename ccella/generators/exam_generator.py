@@ -29,7 +29,7 @@ from ..organs.prostate.scanner import FIELD_OF_VIEW_MM
 from ..recipe import Recipe, SampleConfig, validated
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #f745a9d8
-def _institutions_on(card: Path, part: str) -> list:
+def _institutions_on(card: Path, part: str) -> list[str]:
     """Read the institutions on the card of a shipped part."""
     written = read_json(card)
     written = written.get("provenance", written)
@@ -39,10 +39,12 @@ def _institutions_on(card: Path, part: str) -> list:
             f"{card}: found no word of the institutions whose phantoms the shipped {part} saw, expected their names; "
             "it cannot be used in a study without"
         )
-    return list(named) if isinstance(named, list) else [named]
+    by_part = list(named.values()) if isinstance(named, dict) else [named]  # a generator's tells of its parts too
+    listed = [one if isinstance(one, list) else [one] for one in by_part]
+    return sorted({str(institution) for one in listed for institution in one})
 
 
-def shipped_institutions_seen(recipe: Recipe) -> dict[str, list[int]]:
+def shipped_institutions_seen(recipe: Recipe) -> dict[str, list[str]]:
     """Name the institutions whose phantoms the shipped parts that a recipe loads have seen, by part.
 
     Raises:
