@@ -481,8 +481,19 @@ def ladder(
     return fig
 
 
+def _rises(nearer: Mapping, farther: Mapping) -> bool:
+    """Say whether a step lies above the one before, or within its interval."""
+    if nearer["low"] is None:
+        return nearer["value"] < farther["value"]
+    return nearer["low"] <= farther["value"]
+
+
 def ladder_holds(values: Mapping[str, object], order: Sequence[str] = LADDER) -> bool:
-    """Say whether the steps that are there rise strictly in order; a step is a number or (value, …)."""
+    """Say whether the steps that are there rise in order.
+
+    Args:
+        values: by step, a number, or (value, low, high, n): a step may lie within the interval of the one before.
+        order: of the steps.
+    """
     rows = [_ladder_row(step, values[step]) for step in order if step in values]
-    heights = [row["value"] for row in rows]
-    return all(nearer < farther for nearer, farther in pairwise(heights))
+    return all(_rises(nearer, farther) for nearer, farther in pairwise(rows))

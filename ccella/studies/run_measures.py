@@ -240,10 +240,10 @@ def distance_intervals(found: Mapping[str, Mapping[str, Mapping]]) -> dict[str, 
 
 # %% ../../nbs/6_studies/65_run_measures.ipynb #7504c6e6
 def _are_in_order(by_sequence: Mapping[str, Mapping[str, Mapping]]) -> dict[str, bool]:
-    """Tell by sequence whether the distances rise from set to set."""
+    """Tell by sequence whether the distances rise from set to set, or lie within the interval of the set before."""
     held = {}
     for sequence, estimates in by_sequence.items():
-        held[sequence] = ladder_holds({name: e["value"] for name, e in estimates.items()})
+        held[sequence] = ladder_holds({name: (e["value"], e["low"], e["high"]) for name, e in estimates.items()})
     return held
 
 
