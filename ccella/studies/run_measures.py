@@ -48,7 +48,7 @@ from ..organs.prostate.reading import read_report
 from ..recipe import Recipe, SampleConfig
 from .evaluation import labelled_inputs
 from .run import Stage
-from .stages import cohorts_of, open_caches, reconstruct, synthetic_of, text_states
+from .stages import cohorts_of, open_latents, reconstruct, synthetic_of, text_states
 
 # %% ../../nbs/6_studies/65_run_measures.ipynb #7c650168
 LabelledExam = tuple[Prepared, int | None]
@@ -155,7 +155,7 @@ def _reference_set(stage: Stage, train: list[Exam]) -> DistanceSet:
 
 
 def _reconstructions(stage: Stage, exams: list[Exam]) -> Iterator[Float[np.ndarray, "s x y z"]]:
-    cache, _, _ = open_caches(stage)
+    cache, _ = open_latents(stage)
     vae = load_vae(stage.recipe.vae.weights, stage.recipe.vae, stage.device)
     for exam in exams:
         yield reconstruct(stage, cache, vae, exam)

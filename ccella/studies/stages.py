@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['phantom_cohort', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort_metrics', 'may_show_reports', 'exams_picture',
-           'text_states', 'encode_latents', 'encode_reports', 'encode_exams', 'reconstruct', 'encode_metrics',
-           'reconstruction_picture', 'model_folder', 'assert_one_institution', 'initial_model', 'exams_to_learn',
-           'open_caches', 'train_model', 'loss_picture', 'generate_synthetic', 'synthetic_of', 'pairs_picture',
-           'generate_metrics']
+           'text_states', 'open_latents', 'encode_latents', 'encode_reports', 'encode_exams', 'reconstruct',
+           'encode_metrics', 'reconstruction_picture', 'model_folder', 'assert_one_institution', 'initial_model',
+           'exams_to_learn', 'open_caches', 'train_model', 'loss_picture', 'generate_synthetic', 'synthetic_of',
+           'pairs_picture', 'generate_metrics']
 
 # %% ../../nbs/6_studies/62_stages.ipynb #033032a9
 import shutil
@@ -203,6 +203,13 @@ def text_states(stage: Stage) -> TextCache | None:
     text = stage.recipe.text
     encoder = load_text_encoder(text.encoder, stage.device)
     return TextCache(stage.run.cache / "text", encoder, text.max_length, text.padding)
+
+
+def open_latents(stage: Stage) -> tuple[LatentCache, Vae]:
+    """Open the run's cache of latents under the recipe's VAE, to be read on the CPU."""
+    recipe = stage.recipe
+    vae = load_vae(recipe.vae.weights, recipe.vae)
+    return LatentCache(stage.run.cache / "latents", vae, recipe), vae
 
 
 def encode_latents(stage: Stage) -> tuple[LatentCache, Vae]:
@@ -444,9 +451,8 @@ def _trained(recipe: Recipe, model: LatentDiffusion, folder: Path) -> dict:
 # %% ../../nbs/6_studies/62_stages.ipynb #6bce7bfa
 def open_caches(stage: Stage) -> tuple[LatentCache, TextCache | None, dict[str, str | None]]:
     """Open the run's caches of latents and of text states, and name the parts that fill them (`parts_of`)."""
-    recipe, texts = stage.recipe, text_states(stage)
-    vae = load_vae(recipe.vae.weights, recipe.vae)
-    cache = LatentCache(stage.run.cache / "latents", vae, recipe)
+    cache, vae = open_latents(stage)
+    texts = text_states(stage)
     return cache, texts, parts_of(vae, texts.encoder if texts else None)
 
 
