@@ -57,7 +57,8 @@ def classifier_input(exam: Prepared, config: ClassifierConfig) -> Float[Tensor, 
         steps.append(Resize(shape, mode="trilinear", anti_aliasing=True))
     if config.shape:
         steps.append(ResizeWithPadOrCrop(config.shape))
-    x = Compose(steps)(torch.as_tensor(exam.x, dtype=torch.float32))
+    own_copy = torch.as_tensor(exam.x, dtype=torch.float32).clone()  # a step may change what it is given
+    x = Compose(steps)(own_copy)
     return torch.as_tensor(x).as_subclass(Tensor).contiguous()
 
 # %% ../../nbs/5_measures/55_classify.ipynb #129c0a87
