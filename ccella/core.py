@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'CcellaError', 'FormatFault', 'patch', 'packaged', 'atomic_path', 'write_json', 'read_json', 'is_hidden',
-           'walk_files', 'seed_for', 'generator', 'noise_for', 'box_coordinates', 'sha256', 'cpu_has_bf16',
-           'stride_in_float32', 'read_checkpoint', 'state_in', 'check_weights', 'provenance']
+           'walk_files', 'seed_for', 'generator', 'noise_for', 'box_coordinates', 'sha256', 'KeptHashes', 'user_cache',
+           'known_sha256', 'cpu_has_bf16', 'stride_in_float32', 'read_checkpoint', 'state_in', 'check_weights',
+           'provenance']
 
 # %% ../nbs/0_ground/00_core.ipynb #8951f787
 import hashlib
@@ -19,10 +20,11 @@ import pickle
 import platform
 import stat
 import subprocess
+import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -251,6 +253,69 @@ def sha256(path: str | os.PathLike) -> str:
     inside = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
     lines = [f"{sha256(inside[name])}  {name}\n" for name in sorted(inside) if _is_content(name)]
     return hashlib.sha256("".join(lines).encode("utf-8")).hexdigest()
+
+# %% ../nbs/0_ground/00_core.ipynb #c0de000c
+_SETTLED_NS = 2 * 10**9
+
+
+class KeptHashes:
+    """Hashes of files, kept in a JSON file beside the size and time of each."""
+
+    def __init__(self, file: Path):
+        """Read what is kept; nothing where the file is not ours.
+
+        Args:
+            file: where they are kept.
+        """
+        self.file = file
+        self.kept = self._read()
+
+    def _read(self) -> dict[str, list]:
+        try:
+            kept = read_json(self.file)
+        except (CcellaError, OSError):
+            return {}
+        return kept if isinstance(kept, dict) else {}
+
+    def of(self, path: Path, name: str) -> str:
+        """Give a file's hash, which is kept under `name`."""
+        stat = path.stat()
+        mark = [stat.st_size, stat.st_mtime_ns]
+        before = self.kept.get(name)
+        is_known = isinstance(before, list) and before[:2] == mark
+        found = before[2] if is_known else sha256(path)
+        if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
+            self.kept[name] = [*mark, found]
+        return found
+
+    def save(self) -> None:
+        """Keep them; where that cannot be written they are not kept."""
+        if self.kept != self._read():
+            with suppress(OSError):
+                write_json(self.file, self.kept)
+
+# %% ../nbs/0_ground/00_core.ipynb #c0de000d
+_LARGE = 2**26  # bytes; what is smaller is read in no time
+
+
+def user_cache() -> Path:
+    """Give the folder of what can be made again, as the XDG rules name it."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ccella"
+
+
+def known_sha256(path: str | os.PathLike) -> str:
+    """Hash a file of weights; a large one is read once, and again where it changed.
+
+    Raises:
+        CcellaError: there is nothing at `path`.
+    """
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size < _LARGE:
+        return sha256(path)
+    hashes = KeptHashes(user_cache() / "sha256.json")
+    found = hashes.of(path, str(path.resolve()))
+    hashes.save()
+    return found
 
 # %% ../nbs/0_ground/00_core.ipynb #c0de0005
 def cpu_has_bf16() -> bool:

@@ -198,6 +198,7 @@ class TextConfig(Config):
     encoder: str = "google/flan-t5-xxl"  # "shipped", a folder or a hub name
     max_length: int = Field(512, ge=1)  # tokens; longer reports lose their beginning
     padding: bool = True  # True: all `max_length` states, no mask (the papers); False: masked
+    precision: Literal["fp32", "bf16"] = "fp32"  # of its weights
 
 # %% ../nbs/0_ground/01_recipe.ipynb #bbce1366
 class AdapterConfig(Config):
@@ -448,6 +449,7 @@ ADDED_LATER: dict[str, object] = {
     "objective.lesion_region": "mask",
     "objective.skip": False,
     "objective.weigh_channels": False,
+    "text.precision": "fp32",
     "train.mirror": False,
     "train.rewrites": 0,
 }

@@ -9,11 +9,10 @@ __all__ = ['KEPT_HASHES', 'cohort_files', 'cohort_content']
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core import CcellaError, read_json, sha256, write_json
+from ..core import KeptHashes
 from .cohort import Cohort, Exam
 
 # %% ../../nbs/1_exams/19_content.ipynb #440b8333
@@ -43,36 +42,11 @@ def cohort_files(cohort: Cohort) -> list[Path]:
 
 # %% ../../nbs/1_exams/19_content.ipynb #00bbde4e
 KEPT_HASHES = ".content.json"
-_SETTLED_NS = 2 * 10**9
 
 
-def _kept(root: Path) -> dict[str, list]:
-    """Read the hashes that are kept; none where the file is not ours."""
-    try:
-        kept = read_json(root / KEPT_HASHES)
-    except (CcellaError, OSError):
-        return {}
-    return kept if isinstance(kept, dict) else {}
-
-
-def _keep(root: Path, hashes: dict[str, list]) -> None:
-    """Keep hashes beside the cohort; a folder that cannot be written keeps none."""
-    if hashes != _kept(root) and os.access(root, os.W_OK):
-        write_json(root / KEPT_HASHES, hashes)
-
-
-def _hash_of(path: Path, name: str, kept: dict[str, list], new: dict[str, list]) -> str:
-    """Give a file's hash, from what is kept where the file did not change; "" for no file."""
-    if not path.is_file():
-        return ""
-    stat = path.stat()
-    mark = [stat.st_size, stat.st_mtime_ns]
-    before = kept.get(name)
-    is_known = isinstance(before, list) and before[:2] == mark
-    found = before[2] if is_known else sha256(path)
-    if time.time_ns() - stat.st_mtime_ns > _SETTLED_NS:
-        new[name] = [*mark, found]
-    return found
+def _hash_of(path: Path, name: str, hashes: KeptHashes) -> str:
+    """Give a file's hash; "" for no file."""
+    return hashes.of(path, name) if path.is_file() else ""
 
 # %% ../../nbs/1_exams/19_content.ipynb #08b971bc
 def cohort_content(root: str | os.PathLike) -> str:
@@ -85,10 +59,10 @@ def cohort_content(root: str | os.PathLike) -> str:
         CcellaError: no cohort, or cells that cannot be right.
     """
     root = Path(root)
-    kept, new = _kept(root), {}
+    hashes = KeptHashes(root / KEPT_HASHES)
     lines = []
     for path in cohort_files(Cohort.read(root)):
         name = Path(os.path.relpath(path, root)).as_posix()
-        lines.append([name, _hash_of(path, name, kept, new)])
-    _keep(root, new)
+        lines.append([name, _hash_of(path, name, hashes)])
+    hashes.save()
     return hashlib.sha256(json.dumps(sorted(lines)).encode()).hexdigest()

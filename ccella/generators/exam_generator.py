@@ -24,7 +24,7 @@ from .requests import Request, request_of_text, requests_of_reports
 from .sample import build_scheduler
 from ..models.autoencoder import SHIPPED_AUTOENCODER, Vae, load_vae
 from ..models.ldm import SHIPPED_GENERATOR, LatentDiffusion, load_model
-from ..models.text import SHIPPED_TEXT, TextEncoder, load_text_encoder
+from ..models.text import SHIPPED_TEXT, TextEncoder, encoder_of
 from ..organs.prostate.scanner import FIELD_OF_VIEW_MM
 from ..recipe import Recipe, SampleConfig, validated
 
@@ -110,6 +110,9 @@ def refuse_other_parts(folder: Path, parts: Mapping[str, str | None]) -> None:
             )
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #70a316e6
+_KEPT_TEXTS = 64  # of 8 MB each with the papers' encoder
+
+
 @dataclass(frozen=True)
 class ExamGenerator:
     """A model with all that makes exams of it.
@@ -136,8 +139,8 @@ class ExamGenerator:
 
     @functools.cached_property
     def states(self) -> Callable[[str], Tensor] | None:
-        """Encode a text as the recipe says, each once; None for a model without text."""
-        return None if self.encoder is None else functools.cache(self._encode)
+        """Encode a text as the recipe says, the latest kept; None for a model without text."""
+        return None if self.encoder is None else functools.lru_cache(_KEPT_TEXTS)(self._encode)
 
     def _encode(self, words: str) -> Tensor:
         text = self.recipe.text
@@ -292,7 +295,7 @@ def load_generator(folder: str | Path = "shipped", device: str = "auto", **sampl
     limits = _limits_in(folder, recipe)
     recipe = _with_sampling(recipe, sampling)
     vae = load_vae(recipe.vae.weights, recipe.vae, device)
-    encoder = load_text_encoder(recipe.text.encoder, device) if recipe.model.text else None
+    encoder = encoder_of(recipe.text, device) if recipe.model.text else None
     refuse_other_parts(folder, parts_of(vae, encoder))
     return ExamGenerator(
         model=model.to(device),

@@ -46,7 +46,7 @@ from ccella.measures.sets import (
     volumes_of,
 )
 from ..measures.stats import Estimate, delong, estimate_text, over_patients
-from ..models.text import load_text_encoder
+from ..models.text import encoder_of
 from ..organs.prostate.detector import DETECTOR_SEQUENCES
 from ..organs.prostate.findings import Findings
 from ..organs.prostate.reading import Reading, read_report
@@ -596,7 +596,7 @@ def _measure_probe(sets: _Sets, recipe: Recipe, network: FeatureNetwork, seed: i
     if why:
         return {"not_measured": why}
     try:
-        encoder = load_text_encoder(recipe.text.encoder, device)
+        encoder = encoder_of(recipe.text, device)
     except CcellaError as error:  # weights that are not on this machine
         return {"not_measured": str(error)}
     both = {"real": sets.test, "synthetic": sets.synthetic}

@@ -44,7 +44,7 @@ from ..measures.reconstructions import psnr
 from ..models.autoencoder import Vae, decode_exam, load_vae
 from ..models.latents import LatentCache, encode_cohort
 from ..models.ldm import SHIPPED_GENERATOR, LatentDiffusion, count_parameters, load_model
-from ..models.text import TextCache, load_text_encoder
+from ..models.text import TextCache, encoder_of
 from ..organs.prostate.patient import P_CATEGORY, P_CATEGORY_RICH
 from ..organs.prostate.phantom import write_phantoms
 from ..recipe import PhantomConfig, Recipe
@@ -201,7 +201,7 @@ def text_states(stage: Stage) -> TextCache | None:
     if not stage.recipe.model.text:
         return None
     text = stage.recipe.text
-    encoder = load_text_encoder(text.encoder, stage.device)
+    encoder = encoder_of(text, stage.device)
     return TextCache(stage.run.cache / "text", encoder, text.max_length, text.padding)
 
 
