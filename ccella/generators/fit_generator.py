@@ -24,7 +24,6 @@ from ccella.generators.trainer import (
     Ema,
     Trainer,
     TrainingLog,
-    descend,
     learning_rate,
     prefetched,
     read_records,
@@ -222,8 +221,7 @@ def _take_step(trainer: _GeneratorTrainer, step: int, task: Task, held_out: Exam
     set_rate(trainer.optimiser, lr)
     with trainer.autocast():
         loss = step_loss(trainer.model, task, trainer.recipe.objective, trainer.device, trainer.channels)
-    trainer.refuse_broken(loss.total.item(), task.batch.exam_ids)
-    descend(trainer.model, trainer.optimiser, loss.total, train.clip, trainer.scaler)
+    trainer.step_down(trainer.model, trainer.optimiser, loss.total, task.batch.exam_ids, trainer.scaler)
     if trainer.ema:
         trainer.ema.update(trainer.model, step)
     trainer.done = step + 1

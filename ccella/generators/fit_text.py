@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from ..core import CcellaError, patch, provenance, seed_for
 from ..exams.lessons import AnswerHeads, TextCourse, question_losses, stack_goals, weighted_sum
-from .trainer import Trainer, descend, learning_rate, prefetched, set_rate
+from .trainer import Trainer, learning_rate, prefetched, set_rate
 from ..models.text import save_text_encoder, small_t5_config, train_tokenizer
 from ..recipe import TEXT_TRAINING, Recipe
 
@@ -327,8 +327,7 @@ def _learn(trainer: _TextTrainer, step: int, lesson: TextLesson) -> dict[str, Te
         torch.manual_seed(seed_for("dropout", trainer.recipe.seed, step))
         with trainer.autocast():
             losses = text_losses(trainer.learner, _on(lesson, trainer.device))
-    trainer.refuse_broken(losses["loss"].item())
-    descend(trainer.learner, trainer.adam, losses["loss"], trainer.recipe.train_text.clip, trainer.scaler)
+    trainer.step_down(trainer.learner, trainer.adam, losses["loss"], scaler=trainer.scaler)
     trainer.done = step + 1
     return losses
 

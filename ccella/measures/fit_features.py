@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..core import CcellaError, patch, provenance, seed_for
 from ..exams.lessons import AnswerHeads, Questions, TaughtVolume, question_losses, stack_goals, weighted_sum
-from ..generators.trainer import Trainer, descend, learning_rate, prefetched, set_rate
+from ..generators.trainer import Trainer, learning_rate, prefetched, set_rate
 from .features import ConvFeatures, centred, save_feature_network
 from ..recipe import FEATURE_TRAINING, Recipe
 
@@ -206,8 +206,7 @@ class _FeatureTrainer(Trainer):
 def learn(self: _FeatureTrainer, step: int, lesson: FeatureLesson) -> dict[str, float]:
     """Go one step down the loss of a lesson, and give its losses."""
     losses = feature_losses(self.learner, _on(lesson, self.device), self.autocast)
-    self.refuse_broken(losses["loss"].item())
-    descend(self.learner, self.adam, losses["loss"], self.recipe.train_features.clip, self.scaler)
+    self.step_down(self.learner, self.adam, losses["loss"], scaler=self.scaler)
     self.done = step + 1
     return {name: loss.item() for name, loss in losses.items()}
 

@@ -38,6 +38,7 @@ from ..generators.examset import ExamSet, View
 from ..generators.fit_generator import held_out_loss, read_log, training
 from ..generators.generate import fingerprint, generate_exams
 from ..generators.requests import requests_of
+from ..generators.trainer import SKIPPED, skipped_steps
 from ..generators.views import report_region, view_counts, views_of
 from ..measures.pictures import exam_caption, exam_to_show, pick_exams
 from ..measures.reconstructions import psnr
@@ -456,6 +457,14 @@ def open_caches(stage: Stage) -> tuple[LatentCache, TextCache | None, dict[str, 
     return cache, texts, parts_of(vae, texts.encoder if texts else None)
 
 
+def _skip_notes(folder: Path) -> list[str]:
+    """Tell of steps that a training left out."""
+    count = len(skipped_steps(folder))
+    if not count:
+        return []
+    return [f"{count} steps were left out, whose loss or gradient was not finite: model/{SKIPPED} names their exams"]
+
+
 def _measured_before(stage: Stage, folder: Path, model: LatentDiffusion, held: ExamSet | None) -> float | None:
     """Give the held-out loss before the first step, as it is kept in the model's folder from then on."""
     kept = folder / "before.json"
@@ -489,7 +498,7 @@ def train_model(stage: Stage) -> dict:
     losses = {"before": before, "after": _held_out(stage, model, held)}
     objective = recipe.objective
     notes = lesion_notes(train, objective.region_weight, objective.lesion_region)
-    done = _trained(recipe, model, folder) | {"notes": notes}
+    done = _trained(recipe, model, folder) | {"notes": notes + _skip_notes(folder)}
     return {**done, **shown, "held_out_exams": len(held or ()), "held_out": losses, "institutions": seen}
 
 # %% ../../nbs/6_studies/62_stages.ipynb #ade7f80d
