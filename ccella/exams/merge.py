@@ -130,6 +130,12 @@ def _refuse_twins(cohorts: Sequence[Cohort], ids: Sequence[Mapping[str, str]]) -
         )
 
 # %% ../../nbs/1_exams/19_merge.ipynb #695002db
+def _shared_facts(cohorts: Sequence[Cohort]) -> dict[str, Any]:
+    """Give what the `cohort.json` of all cohorts say alike, such as organ, limits and the recipe of synthetic exams."""
+    first, *others = cohorts
+    return {key: fact for key, fact in first.meta.items() if all(other.meta.get(key) == fact for other in others)}
+
+
 def merge_cohorts(folders: Sequence[str | os.PathLike], out: str | os.PathLike, same_patients: bool = False) -> Merged:
     """Join cohorts into a new one, with copies of their files.
 
@@ -156,6 +162,5 @@ def merge_cohorts(folders: Sequence[str | os.PathLike], out: str | os.PathLike, 
     for cohort, named, owners in zip(cohorts, exam_ids, patients):
         rows += _merged_rows(cohort, out, named, owners)
     first = cohorts[0]
-    meta = {key: first.meta[key] for key in ("organ", "limits") if key in first.meta}
-    merged = Cohort.from_rows(out, rows, first.label_rule, first.sequences, meta).write()
+    merged = Cohort.from_rows(out, rows, first.label_rule, first.sequences, _shared_facts(cohorts)).write()
     return Merged(merged, len(shared), is_renamed)
