@@ -16,6 +16,7 @@ from diffusers import (
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     SchedulerMixin,
     UniPCMultistepScheduler,
 )
@@ -28,6 +29,7 @@ from ..models.objective import flow_times, with_linear_guess
 from ..recipe import ObjectiveConfig, SampleConfig
 
 # %% ../../nbs/4_generators/43_sample.ipynb #cb5d03e0
+_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 SCHEDULERS: dict[str, tuple[str, Callable[..., SchedulerMixin]]] = {
     "ddpm": ("epsilon", partial(DDPMScheduler, clip_sample=False)),
     "ddim": (
@@ -37,6 +39,9 @@ SCHEDULERS: dict[str, tuple[str, Callable[..., SchedulerMixin]]] = {
     "unipc": ("epsilon", partial(UniPCMultistepScheduler, solver_order=2, use_karras_sigmas=True)),
     "dpm++": ("epsilon", partial(DPMSolverMultistepScheduler, solver_order=3, use_lu_lambdas=True)),
     "flow_euler": ("flow", FlowMatchEulerDiscreteScheduler),
+    "flow_heun": ("flow", FlowMatchHeunDiscreteScheduler),
+    "flow_dpm++": ("flow", partial(DPMSolverMultistepScheduler, solver_order=2, **_FLOW)),
+    "flow_unipc": ("flow", partial(UniPCMultistepScheduler, solver_order=2, **_FLOW)),
 }
 
 # %% ../../nbs/4_generators/43_sample.ipynb #7eff0f0b
@@ -70,6 +75,9 @@ def build_scheduler(config: SampleConfig, objective: ObjectiveConfig | None = No
     _refuse_unfit_scheduler(config, objective)
     if kind == "flow":
         scheduler = build(num_train_timesteps=objective.timesteps)
+        if build is not FlowMatchEulerDiscreteScheduler:
+            scheduler.set_timesteps(config.steps)
+            return scheduler
         sigmas = flow_times(objective, config.steps)[:-1] / objective.timesteps
         scheduler.set_timesteps(sigmas=sigmas.tolist())
         return scheduler
