@@ -132,8 +132,10 @@ def _refuse_twins(cohorts: Sequence[Cohort], ids: Sequence[Mapping[str, str]]) -
 # %% ../../nbs/1_exams/19_merge.ipynb #695002db
 def _shared_facts(cohorts: Sequence[Cohort]) -> dict[str, Any]:
     """Give what the `cohort.json` of all cohorts say alike, such as organ, limits and the recipe of synthetic exams."""
-    first, *others = cohorts
-    return {key: fact for key, fact in first.meta.items() if all(other.meta.get(key) == fact for other in others)}
+    facts = dict(cohorts[0].meta)
+    for cohort in cohorts[1:]:
+        facts = {key: fact for key, fact in facts.items() if cohort.meta.get(key) == fact}
+    return facts
 
 
 def merge_cohorts(folders: Sequence[str | os.PathLike], out: str | os.PathLike, same_patients: bool = False) -> Merged:
