@@ -284,7 +284,6 @@ class ObjectiveConfig(Config):
     target_scale: float = 100.0
     region_weight: dict[Literal["gland", "lesion"], float] = {"gland": 1.0, "lesion": 1.0}
     skip: bool = False  # the network predicts what the best linear guess from its input leaves open
-    weigh_channels: bool = False  # latent channels count by their share of signal, and noise does not
     lesion_region: Literal["mask", "report"] = "mask"  # where a lesion is: in its mask, or where its report says
 
 # %% ../nbs/0_ground/01_recipe.ipynb #984a2283
@@ -448,7 +447,6 @@ ADDED_LATER: dict[str, object] = {
     "vae.channels_in": 1,
     "objective.lesion_region": "mask",
     "objective.skip": False,
-    "objective.weigh_channels": False,
     "text.precision": "fp32",
     "train.mirror": False,
     "train.rewrites": 0,

@@ -251,33 +251,10 @@ def fingerprint(self: ExamSet) -> str:
     return _digest("\n".join([self.key, *rows]))[:16]
 
 
-def _drawn(exams: ExamSet, at_most: int) -> list[LatentExam]:
-    """Read the latents of a draw."""
-    rows = drawn_order(exams.exam_ids, exams.label.tolist())[:at_most]
-    return [exams._latent(i) for i in rows]
-
-
 @patch
 def spacing_mm(self: ExamSet, at_most: int = 500) -> list[float]:
     """Give the usual spacing: the median over the exams, of many over a draw of `at_most`."""
-    spacings = [latent.spacing_mm for latent in _drawn(self, at_most)]
+    drawn = drawn_order(self.exam_ids, self.label.tolist())[:at_most]
+    spacings = [self._latent(i).spacing_mm for i in drawn]
     median = torch.stack(spacings).median(0).values
     return [round(s, 4) for s in median.tolist()]
-
-
-@patch
-def channel_signal(self: ExamSet, at_most: int = 200) -> Float[Tensor, " c"]:
-    """Give the share of signal in every latent channel: the variance of its means in that of its draws.
-
-    A channel that the autoencoder leaves empty is noise in every draw, and has a share near 0.
-
-    Args:
-        self: where the exams are read.
-        at_most: exams to measure, of more a draw.
-    """
-    drawn = _drawn(self, at_most)
-    means = torch.stack([latent.mu.flatten(1) for latent in drawn])
-    spreads = torch.stack([latent.sigma.flatten(1) for latent in drawn])
-    signal = means.var((0, 2), correction=0)
-    noise = spreads.square().mean((0, 2))
-    return signal / (signal + noise)

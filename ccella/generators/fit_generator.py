@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from ..core import noise_for, provenance, seed_for
@@ -76,24 +75,14 @@ def task_of(exams: ExamSet, recipe: Recipe, step: int) -> Task:
     return Task(batch, t, noise)
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #57e8144e
-def _weight_of(
-    batch: Batch, objective: ObjectiveConfig, channels: Tensor | None, device: str | torch.device
-) -> Tensor | None:
-    """Give how much each voxel of each channel counts; None where all count the same."""
-    of_channels = None if channels is None else channels.to(device).view(1, -1, 1, 1, 1)
+def _voxel_weight_of(batch: Batch, objective: ObjectiveConfig, device: str | torch.device) -> Tensor | None:
+    """Give how much each latent voxel counts; None where all count the same."""
     if all(w == 1 for w in objective.region_weight.values()):
-        return of_channels
-    of_voxels = region_weight(objective, batch.gland.to(device), batch.lesion.to(device))
-    return of_voxels if of_channels is None else of_voxels * of_channels
+        return None
+    return region_weight(objective, batch.gland.to(device), batch.lesion.to(device))
 
 
-def step_loss(
-    model: LatentDiffusion,
-    task: Task,
-    objective: ObjectiveConfig,
-    device: str | torch.device,
-    channels: Float[Tensor, " c"] | None = None,
-) -> JointLoss:
+def step_loss(model: LatentDiffusion, task: Task, objective: ObjectiveConfig, device: str | torch.device) -> JointLoss:
     """Compute the joint loss of a model on a task (CCELLA, arXiv 2506.10230).
 
     Args:
@@ -101,7 +90,6 @@ def step_loss(
         task: on the CPU.
         objective: what is learnt; its `region_weight` other than 1 weighs gland and lesion.
         device: where to compute.
-        channels: how much each latent channel counts; None: all the same.
     """
     batch = task.batch
     noise, t, cond = task.noise.to(device), task.t.to(device), batch.cond.to(device)
@@ -109,7 +97,7 @@ def step_loss(
     x = add_noise(objective, x0, noise, t)
     predicted, logits = model(x, t, cond)
     prediction = with_linear_guess(objective, predicted, x, t)
-    weight = _weight_of(batch, objective, channels, device)
+    weight = _voxel_weight_of(batch, objective, device)
     return joint_loss(
         prediction,
         target(objective, x0, noise),
@@ -198,7 +186,6 @@ class _GeneratorTrainer(Trainer):
         train = recipe.train
         super().__init__("train", train, steps, folder, device, about)
         self.recipe, self.model = recipe, model.to(device).train()
-        self.channels: Tensor | None = None
         self.ema = Ema(model, train.ema) if train.ema else None
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay)
 
@@ -220,7 +207,7 @@ def _take_step(trainer: _GeneratorTrainer, step: int, task: Task, held_out: Exam
     start, lr = time.perf_counter(), learning_rate(train, step, trainer.steps)
     set_rate(trainer.optimiser, lr)
     with trainer.autocast():
-        loss = step_loss(trainer.model, task, trainer.recipe.objective, trainer.device, trainer.channels)
+        loss = step_loss(trainer.model, task, trainer.recipe.objective, trainer.device)
     trainer.step_down(trainer.model, trainer.optimiser, loss.total, task.batch.exam_ids, trainer.scaler)
     if trainer.ema:
         trainer.ema.update(trainer.model, step)
@@ -282,8 +269,6 @@ def training(
     if exams.states and model.empty_text is None:
         model.empty_text = exams.states("")  # travels with the weights: guidance needs it
     trainer = _GeneratorTrainer(model, recipe, steps, folder, device, identity)
-    if recipe.objective.weigh_channels:
-        trainer.channels = exams.channel_signal()
     _refuse_other_recipe(folder, recipe)
     trainer.resume()
     recipe.dump(folder / "recipe.yaml")

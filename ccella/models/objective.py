@@ -166,7 +166,7 @@ def region_weight(
 ) -> Float[Tensor, "b 1 x y z"]:
     """Give the weights of voxels: 1 outside the gland, and the lesion's weight wins inside it.
 
-    A lesion's weight holds for the same place on the other side too, and for both places in the next exam of the batch.
+    A lesion's weight holds for the same place on the other side too.
 
     Args:
         config: the weight of each region.
@@ -175,9 +175,7 @@ def region_weight(
     """
     weight = 1 + (config.region_weight["gland"] - 1) * gland
     either_side = torch.maximum(lesion, lesion.flip(_LEFT_RIGHT))
-    in_next_exam = either_side.roll(1, dims=0)
-    compared = torch.maximum(either_side, in_next_exam)
-    return weight + (config.region_weight["lesion"] - weight) * compared
+    return weight + (config.region_weight["lesion"] - weight) * either_side
 
 # %% ../../nbs/3_models/35_objective.ipynb #38fc9769
 class JointLoss(NamedTuple):
