@@ -363,7 +363,6 @@ class Trainer:
         autocast: the context in which to compute.
         scaler: of the loss, with fp16.
         skipped: steps that were left out, as `skipped.json` in the folder holds them.
-        skipped_in_a_row: how many were, up to now.
     """
 
     def __init__(self, section: str, settings: Any, steps: int, folder: Path, device: torch.device, about: dict):
@@ -386,7 +385,6 @@ class Trainer:
         self.autocast, self.scaler = precision_on(device, settings.precision)
         self.done = self.saved = 0
         self.skipped: list[dict] = []
-        self.skipped_in_a_row = 0
 
     def parts(self) -> dict[str, Part]:
         """Give what a state holds, by name."""
@@ -433,6 +431,15 @@ def _most_skipped(trainer: Trainer) -> int:
     return max(1, min(most, trainer.steps // 2))
 
 
+def _skipped_in_a_row(skipped: list[dict]) -> int:
+    """Count the steps in a row, up to the last of these, in which something was left out."""
+    steps = {skip["step"] for skip in skipped}
+    first = max(steps)
+    while first - 1 in steps:
+        first -= 1
+    return max(steps) - first + 1
+
+
 @patch
 def step_down(
     self: Trainer,
@@ -456,19 +463,17 @@ def step_down(
         CcellaError: too many steps in a row were left out.
     """
     if descend(model, optimiser, loss, self.settings.clip, scaler):
-        self.skipped_in_a_row = 0
         return
-    self.skipped_in_a_row += 1
     self.skipped.append({"step": self.done + 1, "loss": str(loss.item()), "exams": list(exam_ids)})
     write_json(self.folder / SKIPPED, self.skipped)
-    if self.skipped_in_a_row >= _most_skipped(self):
+    if _skipped_in_a_row(self.skipped) >= _most_skipped(self):
         self.refuse_broken()
 
 
 @patch
 def refuse_broken(self: Trainer) -> None:
     """Raise CcellaError for the steps that were left out last."""
-    last, count = self.skipped[-1], self.skipped_in_a_row
+    last, count = self.skipped[-1], _skipped_in_a_row(self.skipped)
     names = ", ".join(last["exams"])
     where = f", exams {names}" if names else ""
     raise CcellaError(
