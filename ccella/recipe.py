@@ -291,6 +291,7 @@ class TrainConfig(Config):
     """How the denoiser is trained; the length is either steps or epochs."""
 
     start_from: str | None = None  # a model folder or "shipped": continue from its weights
+    splits: tuple[Literal["train", "val"], ...] = Field(("train",), min_length=1)  # with val no loss is held out
     steps: int | None = Field(None, ge=1)
     epochs: int | None = Field(800, ge=1)
     batch: int = Field(8, ge=1)  # per device
@@ -301,7 +302,9 @@ class TrainConfig(Config):
     weight_decay: float = 0.01
     ema: float = Field(0.0, ge=0, lt=1)  # 0: off
     drop_condition: float = Field(0.0, ge=0, le=1)  # probability of training an exam without report and label
-    scale_exams: int | None = Field(None, ge=1)  # exams that the latent scale is measured on; None: the training part
+    scale_exams: int | None = Field(
+        None, ge=1
+    )  # exams that the latent scale is measured on; None: all of them
     redraw: bool = False  # new latent noise (sigma · eps) each epoch
     mirror: bool = False  # each exam also mirrored, with left and right swapped in its report
     rewrites: int = Field(0, ge=0)  # phantoms: further reports of each exam, by other readers
@@ -449,6 +452,7 @@ ADDED_LATER: dict[str, object] = {
     "objective.skip": False,
     "text.precision": "fp32",
     "train.mirror": False,
+    "train.splits": ["train"],
     "train.rewrites": 0,
 }
 

@@ -506,7 +506,7 @@ SeenOption = Annotated[
     Path | None,
     typer.Option(
         metavar="COHORT",
-        show_default="the training part of --real",
+        show_default="the parts of --real that the recipe trains on",
         help="Every real exam that the generator saw, its pretraining's included.",
     ),
 ]

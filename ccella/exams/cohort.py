@@ -349,7 +349,7 @@ def _with_table(cohort: Cohort, table: pd.DataFrame, **changes: Any) -> Cohort:
 @patch
 def subset(
     self: Cohort,
-    split: str | None = None,
+    split: str | Sequence[str] | None = None,
     institution: str | int | None = None,
     ids: Iterable[str] | None = None,
     kind: str | None = None,
@@ -357,7 +357,7 @@ def subset(
     """Keep some exams; conditions given together must all hold. May be empty.
 
     Args:
-        split: those of one part, train, val or test.
+        split: those of one part or several: train, val, test.
         institution: those of one institution.
         ids: those with these ids, in their order.
         kind: those of one kind: real, phantom or synthetic.
@@ -366,9 +366,11 @@ def subset(
         CcellaError: another part, or an id that the cohort does not have.
     """
     table = self.table
-    if split is not None and split not in SPLITS:
-        known = ", ".join(SPLITS)
-        raise CcellaError(f"{self.root}: found the split {split!r}, expected one of {known}")
+    parts = [split] if isinstance(split, str) else split
+    for part in parts or ():
+        if part not in SPLITS:
+            known = ", ".join(SPLITS)
+            raise CcellaError(f"{self.root}: found the split {part!r}, expected one of {known}")
     if ids is not None:
         ids = list(ids)
         known_ids = set(table.exam_id)
@@ -377,7 +379,9 @@ def subset(
             found = f"{len(missing)} of {len(ids)} exams that are not in this cohort (the first is {missing[0]!r})"
             raise CcellaError(f"{self.root}: found {found}, expected ids of its table; correct them")
         table = table.set_index("exam_id", drop=False).loc[ids]
-    for column, wanted in (("split", split), ("institution", institution), ("kind", kind)):
+    if parts is not None:
+        table = table[table.split.isin(parts)]
+    for column, wanted in (("institution", institution), ("kind", kind)):
         if wanted is not None:
             table = table[table[column] == str(wanted)]
     return _with_table(self, table)

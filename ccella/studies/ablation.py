@@ -73,6 +73,7 @@ from ccella.studies.stages import (
     initial_model,
     make_cohorts,
     open_caches,
+    trained_on,
 )
 
 # %% ../../nbs/6_studies/67_ablation.ipynb #c026d54e
@@ -350,7 +351,7 @@ def head_auc(stage: Stage, model: LatentDiffusion, n: int) -> dict | None:
 def _train_cell(stage: Stage, folder: Path) -> LatentDiffusion:
     """Train a cell's model to its last step, going on from where it stopped."""
     cache, texts, parts = open_caches(stage)
-    train = cohorts_of(stage.run)["cohort"].subset(split="train")
+    train = trained_on(stage)
     exams, held_out = exams_to_learn(stage, cache, texts, views_of(train, stage.recipe))
     model = initial_model(stage, cache, train, parts).to(stage.device)
     for _ in training(model, exams, stage.recipe, folder, held_out, stage.device, parts=parts):

@@ -425,12 +425,11 @@ def _halves_of(real: Cohort, seed: int) -> tuple[list[Exam], list[Exam]]:
     return draw_exams(reference, seed=seed), draw_exams(others, seed=seed)
 
 
-def _sets_of(real: Cohort, synthetic: Cohort, seen: Cohort | None, seed: int) -> _Sets:
+def _sets_of(real: Cohort, synthetic: Cohort, seen: Cohort, seed: int) -> _Sets:
     """Give all sets in a drawn order, so that no table's order decides."""
     reference, others = _halves_of(real, seed)
     train, test = (draw_exams(part_of(real, part), seed=seed) for part in ("train", "test"))
-    known = train if seen is None else draw_exams(seen, seed=seed)
-    return _Sets(reference, others, draw_exams(synthetic, seed=seed), train, test, known)
+    return _Sets(reference, others, draw_exams(synthetic, seed=seed), train, test, draw_exams(seen, seed=seed))
 
 # %% ../../nbs/6_studies/63_evaluation.ipynb #dbf3a289
 def _why_no_copies(sets: _Sets) -> str | None:
@@ -532,7 +531,8 @@ def _measure_copies(sets: _Sets, recipe: Recipe, network: FeatureNetwork, device
         return ((exam.exam_id, prepare_exam(exam, recipe).x) for exam in exams)
 
     names = [sequence.name for sequence in recipe.sequences]
-    members = {exam.exam_id for exam in sets.train} & {exam.exam_id for exam in sets.seen}
+    of_cohort = {exam.exam_id for exam in (*sets.reference, *sets.others)}
+    members = of_cohort & {exam.exam_id for exam in sets.seen}
     patients = {exam.exam_id: exam.patient_id for exam in (*sets.seen, *sets.test)}
     seen, test, synthetic = named(sets.seen), named(sets.test), named(sets.synthetic)
     return find_copies(seen, test, synthetic, network, names, members or None, device=device, patients=patients)
@@ -657,7 +657,8 @@ def evaluate_cohorts(
         synthetic: exams to be judged.
         recipe: by which both are prepared, and whose classifier is trained.
         networks: for the distances; the first also gives the page its first table.
-        seen: real exams that the generator saw, its pretraining's included; None: the real cohort's training part.
+        seen: real exams that the generator saw, its pretraining's included; None: the parts of `real`
+            that the recipe trains on (`train.splits`).
         drop_copies: measure the rest without the exams found to be copies.
         draws: halves of the exams behind a distance's interval.
         seed: of every draw and training.
@@ -673,6 +674,8 @@ def evaluate_cohorts(
     """
     check_pair(real, synthetic, recipe)
     check_field([*real, *synthetic], recipe)
+    if seen is None:
+        seen = real.subset(split=recipe.train.splits)
     sets = _sets_of(real, synthetic, seen, seed)
     of_volumes = _volume_network(networks, device)
     copies = _measure_copies(sets, recipe, of_volumes, device)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['phantom_cohort', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort_metrics', 'may_show_reports', 'exams_picture',
-           'text_states', 'open_latents', 'encode_latents', 'encode_reports', 'encode_exams', 'reconstruct',
-           'encode_metrics', 'reconstruction_picture', 'model_folder', 'assert_one_institution', 'initial_model',
-           'exams_to_learn', 'open_caches', 'train_model', 'loss_picture', 'generate_synthetic', 'synthetic_of',
-           'pairs_picture', 'generate_metrics']
+           'text_states', 'open_latents', 'trained_on', 'encode_latents', 'encode_reports', 'encode_exams',
+           'reconstruct', 'encode_metrics', 'reconstruction_picture', 'model_folder', 'assert_one_institution',
+           'initial_model', 'exams_to_learn', 'open_caches', 'train_model', 'loss_picture', 'generate_synthetic',
+           'synthetic_of', 'pairs_picture', 'generate_metrics']
 
 # %% ../../nbs/6_studies/62_stages.ipynb #033032a9
 import shutil
@@ -213,6 +213,11 @@ def open_latents(stage: Stage) -> tuple[LatentCache, Vae]:
     return LatentCache(stage.run.cache / "latents", vae, recipe), vae
 
 
+def trained_on(stage: Stage) -> Cohort:
+    """Give the parts of the run's cohort that its generator learns from."""
+    return cohorts_of(stage.run)["cohort"].subset(split=stage.recipe.train.splits)
+
+
 def encode_latents(stage: Stage) -> tuple[LatentCache, Vae]:
     """Encode the cohort's and the fresh exams, and mirrored ones where the recipe asks for them."""
     recipe, sets = stage.recipe, cohorts_of(stage.run)
@@ -222,7 +227,7 @@ def encode_latents(stage: Stage) -> tuple[LatentCache, Vae]:
     for name in ("cohort", "fresh"):
         cache = encode(sets[name])
     if recipe.train.mirror:
-        encode(sets["cohort"].subset(split="train"), mirror=True)
+        encode(trained_on(stage), mirror=True)
     return cache, vae
 
 
@@ -232,7 +237,7 @@ def encode_reports(stage: Stage) -> TextCache | None:
     if texts is None:
         return None
     texts.fill(exam.text() for name in ("cohort", "fresh") for exam in sets[name])
-    texts.fill(view.text for view in views_of(sets["cohort"].subset(split="train"), stage.recipe))
+    texts.fill(view.text for view in views_of(trained_on(stage), stage.recipe))
     return texts
 
 
@@ -277,7 +282,7 @@ def encode_metrics(stage: Stage, cache: LatentCache, vae: Vae, weights_sha256: M
     """
     sets = cohorts_of(stage.run)
     names = [sequence.name for sequence in stage.recipe.sequences]
-    train = list(sets["cohort"].subset(split="train").table.exam_id)
+    train = list(trained_on(stage).table.exam_id)
     measured = draw_exams(sets["fresh"], stage.parameters.reconstructions, stage.recipe.seed)
     decibels = np.array([_psnr_of(stage, cache, vae, exam) for exam in measured])
     scale, limits = cache.scale(train), cache.limits(train)
@@ -421,7 +426,7 @@ def exams_to_learn(
     """
     exams = ExamSet.of_views(views, cache, texts, report_region(stage.recipe))
     validation = Cohort.read(stage.run.cohort).subset(split="val")
-    if len(validation) == 0:
+    if "val" in stage.recipe.train.splits or len(validation) == 0:
         return exams, None
     return exams, ExamSet.of(validation, cache, texts)
 
@@ -480,7 +485,7 @@ def train_model(stage: Stage) -> dict:
         CcellaError: a phantom of institution 2 stands behind the training or a part that it loads.
     """
     recipe, (cache, texts, parts) = stage.recipe, open_caches(stage)
-    train = Cohort.read(stage.run.cohort).subset(split="train")
+    train = trained_on(stage)
     views = views_of(train, recipe)
     exams, held = exams_to_learn(stage, cache, texts, views)
     shown = view_counts(views, len(train))
