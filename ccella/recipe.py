@@ -302,9 +302,7 @@ class TrainConfig(Config):
     weight_decay: float = 0.01
     ema: float = Field(0.0, ge=0, lt=1)  # 0: off
     drop_condition: float = Field(0.0, ge=0, le=1)  # probability of training an exam without report and label
-    scale_exams: int | None = Field(
-        None, ge=1
-    )  # exams that the latent scale is measured on; None: all of them
+    scale_exams: int | None = Field(None, ge=1)  # exams that the latent scale is measured on; None: all of them
     redraw: bool = False  # new latent noise (sigma · eps) each epoch
     mirror: bool = False  # each exam also mirrored, with left and right swapped in its report
     rewrites: int = Field(0, ge=0)  # phantoms: further reports of each exam, by other readers

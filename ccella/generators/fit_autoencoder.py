@@ -343,8 +343,8 @@ def _remaining_vae_steps(
     trainer: _VaeTrainer, exams: VolumeSet, held_out: VolumeSet | None, perceptual: Perceptual | None
 ) -> Iterator[VaeRecord]:
     """Take the steps that are not done."""
-    make = partial(crops_of, exams, trainer.recipe)
-    for step, task in prefetched(make, range(trainer.done, trainer.recipe.train_vae.steps)):
+    make, train = partial(crops_of, exams, trainer.recipe), trainer.recipe.train_vae
+    for step, task in prefetched(make, range(trainer.done, train.steps), trainer.device):
         yield _take_vae_step(trainer, step, task, held_out, perceptual)
 
 

@@ -220,7 +220,7 @@ def _take_step(trainer: _GeneratorTrainer, step: int, task: Task, held_out: Exam
 def _remaining_steps(trainer: _GeneratorTrainer, exams: ExamSet, held_out: ExamSet | None) -> Iterator[StepRecord]:
     """Take the steps that are not done."""
     make = partial(task_of, exams, trainer.recipe)
-    for step, task in prefetched(make, range(trainer.done, trainer.steps)):
+    for step, task in prefetched(make, range(trainer.done, trainer.steps), trainer.device):
         yield _take_step(trainer, step, task, held_out)
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #732387cf

@@ -337,7 +337,7 @@ def _remaining_text_steps(
 ) -> Iterator[TextRecord]:
     """Take the steps that are not done; measure where the recipe says so."""
     train = trainer.recipe.train_text
-    for step, lesson in prefetched(lessons.lesson, range(trainer.done, train.steps)):
+    for step, lesson in prefetched(lessons.lesson, range(trainer.done, train.steps), trainer.device):
         start, lr = time.perf_counter(), learning_rate(train, step, train.steps)
         set_rate(trainer.adam, lr)
         losses = _learn(trainer, step, lesson)

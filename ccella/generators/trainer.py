@@ -280,8 +280,16 @@ def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
 Made = TypeVar("Made")
 
 
-def prefetched(make: Callable[[int], Made], steps: range) -> Iterator[tuple[int, Made]]:
-    """Give each step with what `make` makes of its number, the next one in the making."""
+def prefetched(make: Callable[[int], Made], steps: range, device: torch.device) -> Iterator[tuple[int, Made]]:
+    """Give each step with what `make` makes of its number, the next one in the making unless the device is the CPU.
+
+    There a second thread takes cores from the step under way, whose threads wait for each other: on two cores the
+    phantom's steps took 0.63 s with it and 0.46 s without.
+    """
+    if device.type == "cpu":
+        for step in steps:
+            yield step, make(step)
+        return
     if not steps:
         return
     with ThreadPoolExecutor(1) as pool:

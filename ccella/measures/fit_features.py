@@ -221,7 +221,7 @@ def _remaining_feature_steps(
         """Make a step's lesson."""
         return course.lesson(recipe, step)
 
-    for step, lesson in prefetched(make, range(trainer.done, train.steps)):
+    for step, lesson in prefetched(make, range(trainer.done, train.steps), trainer.device):
         start, lr = time.perf_counter(), learning_rate(train, step, train.steps)
         set_rate(trainer.adam, lr)
         losses = trainer.learn(step, lesson)
