@@ -294,7 +294,8 @@ class TrainConfig(Config):
     splits: tuple[Literal["train", "val"], ...] = Field(("train",), min_length=1)  # with val no loss is held out
     steps: int | None = Field(None, ge=1)
     epochs: int | None = Field(800, ge=1)
-    batch: int = Field(8, ge=1)  # per device
+    batch: int = Field(8, ge=1)  # exams a step, of all processes together
+    micro_batch: int | None = Field(None, ge=1)  # exams at a time in a process's network; None: all of its share
     lr: float = Field(1e-4, gt=0)
     warmup: int = Field(0, ge=0)  # steps of linear warm-up
     power: float = 2.0  # of the polynomial decay to the end
@@ -433,6 +434,7 @@ TEXT_TRAINING = ("model.text_width", "text.max_length", "seed", "train_text")
 FEATURE_TRAINING = ("sequences", "grid", "seed", "train_features")
 NOT_HASHED = (
     "organ",
+    "train.micro_batch",  # decides the memory, not the result
     "train.eval_every",
     "train.save_every",
     "train_vae.eval_every",

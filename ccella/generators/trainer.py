@@ -4,23 +4,21 @@
 
 # %% auto #0
 __all__ = ['STATE', 'Part', 'Record', 'LOG', 'Made', 'SKIPPED', 'Pace', 'learning_rate', 'Ema', 'save_state', 'state_step',
-           'load_state', 'read_records', 'TrainingLog', 'refuse_precision', 'precision_on', 'descend', 'set_rate',
-           'prefetched', 'asked_to_stop', 'take_steps', 'Trainer', 'skipped_steps']
+           'load_state', 'read_records', 'TrainingLog', 'refuse_precision', 'precision_on', 'Descent', 'descend',
+           'set_rate', 'prefetched', 'take_steps', 'Trainer', 'skipped_steps']
 
 # %% ../../nbs/4_generators/40_trainer.ipynb #93792bf4
 import copy
 import csv
 import json
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -29,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core import CcellaError, atomic_path, cpu_has_bf16, patch, read_json, write_json
+from .processes import Team, asked_to_stop
 
 # %% ../../nbs/4_generators/40_trainer.ipynb #6a35ad6d
 class Pace(Protocol):
@@ -244,31 +243,58 @@ def precision_on(
     return autocast, scaler
 
 # %% ../../nbs/4_generators/40_trainer.ipynb #a7c073ec
+class Descent(NamedTuple):
+    """A step down: whether it was taken, and the loss before it."""
+
+    is_taken: bool
+    loss: float
+
+
+def _go_back(losses: Iterable[Tensor], scaler: torch.amp.GradScaler | None) -> Tensor:
+    """Add up the gradients of losses, each as it comes, and give their sum."""
+    total = torch.zeros(())
+    for loss in losses:
+        scaled = loss if scaler is None else scaler.scale(loss)
+        scaled.backward()
+        total = total + loss.detach().float().cpu()
+    return total
+
+
 def descend(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    loss: Tensor,
+    losses: Iterable[Tensor],
     clip: float,
     scaler: torch.amp.GradScaler | None = None,
-) -> bool:
-    """Go one step down the loss, the norm of its gradient clipped.
+    team: Team = Team(),  # noqa: B008 - frozen
+) -> Descent:
+    """Go one step down the sum of some losses, the norm of its gradient clipped.
+
+    Args:
+        model: what learns.
+        optimiser: of the model.
+        losses: one after the other, so that one alone need be held in memory.
+        clip: largest norm of the gradient.
+        scaler: of the losses.
+        team: of processes whose losses are added up too.
 
     Returns:
-        Whether it was gone: not where the loss or its gradient is not finite.
+        The step; it is not taken where the loss or its gradient is not finite.
     """
     optimiser.zero_grad(set_to_none=True)
-    scaled = loss if scaler is None else scaler.scale(loss)
-    scaled.backward()
+    loss = _go_back(losses, scaler)
+    team.add_up_gradients(model.parameters())
     if scaler is not None:
         scaler.unscale_(optimiser)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-    is_finite = math.isfinite(loss.item()) and math.isfinite(norm.item())
+    loss = team.add_up(loss.to(norm.device)).item()
+    is_finite = math.isfinite(loss) and math.isfinite(norm.item())
     if scaler is not None:
         scaler.step(optimiser)  # leaves out a gradient that is not finite, and scales the next one less
         scaler.update()
     elif is_finite:
         optimiser.step()
-    return is_finite
+    return Descent(is_finite, loss)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
@@ -300,41 +326,24 @@ def prefetched(make: Callable[[int], Made], steps: range, device: torch.device) 
                 coming = pool.submit(make, step + 1)
             yield step, made
 
-# %% ../../nbs/4_generators/40_trainer.ipynb #c0de0013
-_STOPS = ("SIGINT", "SIGTERM", "SIGUSR1")  # by name: Windows lacks the last
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[Callable[[], str | None]]:
-    """Hold back signals that ask to stop; give what tells the name of one that came, to be heeded between two steps."""
-    came = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None  # signals reach the main thread alone
-        return
-
-    def note(number: int, frame: object) -> None:
-        came.append(signal.Signals(number).name)
-
-    numbers = [getattr(signal, name) for name in _STOPS if hasattr(signal, name)]
-    before = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield lambda: came[0] if came else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
 # %% ../../nbs/4_generators/40_trainer.ipynb #81b5d92b
 def take_steps(
-    records: Iterable[Record], log: TrainingLog, save: Callable[[], None], save_every: int, bar: tqdm
+    records: Iterable[Record],
+    log: TrainingLog | None,
+    save: Callable[[], None],
+    save_every: int,
+    bar: tqdm,
+    is_agreed: Callable[[bool], bool] = bool,
 ) -> Iterator[Record]:
     """Log a training's steps as they are taken, and save its state.
 
     Args:
         records: takes a step each time it is asked for one.
-        log: is closed in the end.
+        log: is closed in the end; None for a process that writes none.
         save: writes the state of the steps done.
         save_every: steps between two states; a stop saves too.
         bar: shows how far it is.
+        is_agreed: asked after each step with whether a signal came; says whether to stop.
 
     Raises:
         KeyboardInterrupt: a signal asked to stop.
@@ -342,19 +351,22 @@ def take_steps(
     with asked_to_stop() as came:
         try:
             for record in records:
-                log.write(record)
+                if log:
+                    log.write(record)
                 if record.step % save_every == 0:
                     save()
                 bar.update()
                 yield record
-                if came():
-                    raise KeyboardInterrupt(f"{came()} after step {record.step}; the same command goes on from there")
+                if is_agreed(came() is not None):
+                    name = came() or "a signal"
+                    raise KeyboardInterrupt(f"{name} after step {record.step}; the same command goes on from there")
             save()
         except (GeneratorExit, KeyboardInterrupt):
             save()
             raise
         finally:
-            log.close()
+            if log:
+                log.close()
             bar.close()
 
 # %% ../../nbs/4_generators/40_trainer.ipynb #25a0b1a3
@@ -373,7 +385,16 @@ class Trainer:
         skipped: steps that were left out, as `skipped.json` in the folder holds them.
     """
 
-    def __init__(self, section: str, settings: Any, steps: int, folder: Path, device: torch.device, about: dict):
+    def __init__(
+        self,
+        section: str,
+        settings: Any,
+        steps: int,
+        folder: Path,
+        device: torch.device,
+        about: dict,
+        team: Team = Team(),  # noqa: B008 - frozen
+    ):
         """Begin with no step done.
 
         Args:
@@ -383,13 +404,14 @@ class Trainer:
             folder: written to.
             device: where to compute.
             about: what the training is of, as `state_step` compares it.
+            team: of processes that train together; the first alone writes.
 
         Raises:
             CcellaError: the device cannot train in the precision.
         """
         refuse_precision(settings.precision, device, section)
         self.section, self.settings, self.steps = section, settings, steps
-        self.folder, self.device, self.about = folder, device, about
+        self.folder, self.device, self.about, self.team = folder, device, about, team
         self.autocast, self.scaler = precision_on(device, settings.precision)
         self.done = self.saved = 0
         self.skipped: list[dict] = []
@@ -421,9 +443,10 @@ def skipped_steps(folder: str | Path) -> list[dict]:
 
 @patch
 def save(self: Trainer) -> None:
-    """Write the state, unless it is written."""
+    """Write the state, unless it is written or another process of the team does it."""
     if self.done > self.saved:
-        save_state(self.folder, self.done, self.parts(), self.about, self.scaler)
+        if self.team.is_first:
+            save_state(self.folder, self.done, self.parts(), self.about, self.scaler)
         self.saved = self.done
 
 
@@ -453,27 +476,29 @@ def step_down(
     self: Trainer,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    loss: Tensor,
+    losses: Iterable[Tensor],
     exam_ids: Iterable[str] = (),
     scaler: torch.amp.GradScaler | None = None,
 ) -> None:
-    """Go one step down a loss; one that is not finite, or whose gradient is not, is left out and noted.
+    """Go one step down a sum of losses; where it is not finite, or its gradient is not, it is left out and noted.
 
     Args:
         self: the training, whose `done` counts the steps before.
         model: what learns.
         optimiser: of the model.
-        loss: of this step.
+        losses: of this step, one after the other.
         exam_ids: exams of this step.
-        scaler: of the loss.
+        scaler: of the losses.
 
     Raises:
         CcellaError: too many steps in a row were left out.
     """
-    if descend(model, optimiser, loss, self.settings.clip, scaler):
+    step = descend(model, optimiser, losses, self.settings.clip, scaler, self.team)
+    if step.is_taken:
         return
-    self.skipped.append({"step": self.done + 1, "loss": str(loss.item()), "exams": list(exam_ids)})
-    write_json(self.folder / SKIPPED, self.skipped)
+    self.skipped.append({"step": self.done + 1, "loss": str(step.loss), "exams": list(exam_ids)})
+    if self.team.is_first:
+        write_json(self.folder / SKIPPED, self.skipped)
     if _skipped_in_a_row(self.skipped) >= _most_skipped(self):
         self.refuse_broken()
 
@@ -500,7 +525,10 @@ def run(self: Trainer, records: Iterable[Record], kind: type[Record], progress: 
         kind: of its records.
         progress: show a bar.
     """
-    if self.done < self.steps:
-        bar = tqdm(total=self.steps, initial=self.done, desc="train", disable=not progress)
-        log = TrainingLog(self.folder, self.done, kind)
-        yield from take_steps(records, log, self.save, self.settings.save_every, bar)
+    if self.done == self.steps:
+        return
+    is_first = self.team.is_first
+    bar = tqdm(total=self.steps, initial=self.done, desc="train", disable=not (progress and is_first))
+    log = TrainingLog(self.folder, self.done, kind) if is_first else None
+    is_agreed = partial(self.team.is_any, device=self.device)
+    yield from take_steps(records, log, self.save, self.settings.save_every, bar, is_agreed)
