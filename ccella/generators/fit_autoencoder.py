@@ -310,7 +310,7 @@ def _teach_critic(trainer: _VaeTrainer, made: Tensor, x: Tensor) -> float:
     """Let the critic learn from what was made, and give its loss."""
     with trainer.autocast():
         mistakes = trainer.critic.mistakes(made, x.to(trainer.device))
-    trainer.step_down(trainer.critic, trainer.critic_adam, mistakes)
+    trainer.step_down(trainer.critic, trainer.critic_adam, [mistakes])
     return mistakes.item()
 
 # %% ../../nbs/4_generators/41_fit_autoencoder.ipynb #288dd22d
@@ -323,7 +323,7 @@ def _take_vae_step(
     set_rate(trainer.adam, lr)
     with trainer.autocast():
         terms, made = _vae_terms(trainer, task, step, perceptual)
-    trainer.step_down(trainer.vae, trainer.adam, terms["loss"], task.exam_ids, trainer.scaler)
+    trainer.step_down(trainer.vae, trainer.adam, [terms["loss"]], task.exam_ids, trainer.scaler)
     mistakes = _teach_critic(trainer, made, task.x) if step >= trainer.joins else None
     if trainer.ema:
         trainer.ema.update(trainer.vae, step)

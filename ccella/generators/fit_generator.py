@@ -20,7 +20,7 @@ from torch import Tensor
 from ..core import noise_for, provenance, seed_for
 from ..exams.cohort import drawn_order
 from .examset import Batch, ExamSet, draw_order
-from .processes import Team
+from .processes import Team, refuse_team
 from ccella.generators.trainer import (
     Ema,
     Trainer,
@@ -114,7 +114,7 @@ def step_loss(model: LatentDiffusion, task: Task, objective: ObjectiveConfig, de
         weight=weight,
     )
 
-# %% ../../nbs/4_generators/42_fit_generator.ipynb #0ec6840f
+# %% ../../nbs/4_generators/42_fit_generator.ipynb #92db9bd2
 def parts_of(task: Task, size: int | None) -> Iterator[Task]:
     """Cut a task into parts of at most so many exams; None: leave it whole."""
     exams = len(task.batch.exam_ids)
@@ -300,15 +300,6 @@ def _keep_average(trainer: _GeneratorTrainer) -> None:
     trainer.model.eval()
 
 
-def _refuse_small_batch(batch: int, processes: int) -> None:
-    """Raise CcellaError where a step has no exam for some process."""
-    if batch < processes:
-        raise CcellaError(
-            f"train.batch: found {batch} exams a step for {processes} processes, expected one for each at least; "
-            "set train.processes lower"
-        )
-
-
 def _refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
     """Raise CcellaError where the folder holds a training of another recipe, and tell what differs."""
     kept = folder / "recipe.yaml"
@@ -341,11 +332,11 @@ def training(
         **about: what else goes into the model's provenance.
 
     Raises:
-        CcellaError: the folder holds another training, the device cannot do the precision, a step has fewer exams than
-            the team has processes, or a run of losses is not finite.
+        CcellaError: the folder holds another training, the device cannot do the precision, the team is too large for a
+            step or the machine, or a run of losses is not finite.
     """
     folder, device = Path(folder), torch.device(device)
-    _refuse_small_batch(recipe.train.batch, team.size)
+    refuse_team(team.size, device, recipe.train.batch)
     steps = steps_of(recipe.train, len(exams))
     identity = {"recipe": recipe.hash(), "exams": exams.fingerprint()}
     if exams.states and model.empty_text is None:

@@ -327,7 +327,7 @@ def _learn(trainer: _TextTrainer, step: int, lesson: TextLesson) -> dict[str, Te
         torch.manual_seed(seed_for("dropout", trainer.recipe.seed, step))
         with trainer.autocast():
             losses = text_losses(trainer.learner, _on(lesson, trainer.device))
-    trainer.step_down(trainer.learner, trainer.adam, losses["loss"], scaler=trainer.scaler)
+    trainer.step_down(trainer.learner, trainer.adam, [losses["loss"]], scaler=trainer.scaler)
     trainer.done = step + 1
     return losses
 

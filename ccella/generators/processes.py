@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['asked_to_stop', 'Team', 'refuse_team', 'together']
 
-# %% ../../nbs/4_generators/40_processes.ipynb #c7b42fc5
+# %% ../../nbs/4_generators/40_processes.ipynb #c2d240d4
 import os
 import signal
 import socket
@@ -22,7 +22,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from ..core import CcellaError, patch
 
-# %% ../../nbs/4_generators/40_processes.ipynb #ec90d6ac
+# %% ../../nbs/4_generators/40_processes.ipynb #2d9e6104
 _STOPS = ("SIGINT", "SIGTERM", "SIGUSR1")  # by name: Windows lacks the last
 
 
@@ -45,7 +45,7 @@ def asked_to_stop() -> Iterator[Callable[[], str | None]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-# %% ../../nbs/4_generators/40_processes.ipynb #98a261ba
+# %% ../../nbs/4_generators/40_processes.ipynb #8ef1fabe
 @dataclass(frozen=True)
 class Team:
     """A process among those that train together.
@@ -95,7 +95,7 @@ def add_up_gradients(self: Team, parameters: Iterable[nn.Parameter]) -> None:
     gradients = [parameter.grad for parameter in learning]
     vector_to_parameters(self.add_up(parameters_to_vector(gradients)), gradients)
 
-# %% ../../nbs/4_generators/40_processes.ipynb #25a87d6f
+# %% ../../nbs/4_generators/40_processes.ipynb #814eb72a
 def _member(rank: int, port: int, size: int, threads: int, device: str, work: Callable, arguments: tuple) -> None:
     """Join the team, and do its work."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: no name of it needs to be resolved
@@ -131,8 +131,19 @@ def _error_of(raised: multiprocessing.ProcessRaisedException) -> Exception:
     return CcellaError(message) if kind.endswith("CcellaError") else raised
 
 
-def refuse_team(size: int, device: torch.device) -> None:
-    """Raise CcellaError where a machine has not as many CUDA devices as processes that want one each."""
+def refuse_team(size: int, device: torch.device, batch: int) -> None:
+    """Raise CcellaError where so many processes cannot share a step.
+
+    Args:
+        size: how many processes.
+        device: of its kind each wants one.
+        batch: exams a step.
+    """
+    if size > batch:
+        raise CcellaError(
+            f"training: found {size} processes for steps of {batch} exams, expected an exam for each; "
+            f"set train.processes to {batch} at most"
+        )
     cards = torch.cuda.device_count()
     if device.type == "cuda" and size > cards:
         raise CcellaError(
@@ -144,7 +155,7 @@ def refuse_team(size: int, device: torch.device) -> None:
             f"training: found {size} processes on {device.type}, expected one there; set train.processes to 1"
         )
 
-# %% ../../nbs/4_generators/40_processes.ipynb #b5a142ac
+# %% ../../nbs/4_generators/40_processes.ipynb #97478dc6
 def together(work: Callable, size: int, threads: int, device: str, *arguments) -> None:
     """Do work in several processes of this machine, and wait for its end.
 

@@ -206,7 +206,7 @@ class _FeatureTrainer(Trainer):
 def learn(self: _FeatureTrainer, step: int, lesson: FeatureLesson) -> dict[str, float]:
     """Go one step down the loss of a lesson, and give its losses."""
     losses = feature_losses(self.learner, _on(lesson, self.device), self.autocast)
-    self.step_down(self.learner, self.adam, losses["loss"], scaler=self.scaler)
+    self.step_down(self.learner, self.adam, [losses["loss"]], scaler=self.scaler)
     self.done = step + 1
     return {name: loss.item() for name, loss in losses.items()}
 

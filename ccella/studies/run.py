@@ -42,7 +42,9 @@ class EncodeParameters(Config):
 
 
 class TrainParameters(Config):
-    """All that training needs stands in the recipe."""
+    """What the result does not depend on but for rounding; all else that training needs stands in the recipe."""
+
+    processes: int = Field(1, ge=1)  # that share the exams of each step; on CUDA each has a card of its own
 
 # %% ../../nbs/6_studies/60_run.ipynb #38c25c70
 class GenerateParameters(Config):
@@ -110,7 +112,7 @@ class Step:
 _ENCODED = ("sequences", "grid", "vae", "text")
 _STEPS = (
     Step(1, "cohort", (), ("sequences", "grid.shape", "label_rule", "phantoms"), CohortParameters),
-    Step(2, "encode", ("cohort",), (*_ENCODED, "train.mirror", "train.rewrites"), EncodeParameters),
+    Step(2, "encode", ("cohort",), (*_ENCODED, "train.mirror", "train.rewrites", "train.splits"), EncodeParameters),
     Step(3, "train", ("encode",), TRAINING, TrainParameters),
     Step(4, "generate", ("train",), ("sample",), GenerateParameters),
     Step(5, "evaluate", ("generate",), ("sample",), EvaluateParameters),

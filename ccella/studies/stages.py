@@ -36,6 +36,7 @@ from ccella.generators.exam_generator import (
 )
 from ..generators.examset import ExamSet, View
 from ..generators.fit_generator import held_out_loss, read_log, training
+from ..generators.processes import Team, refuse_team, together
 from ..generators.generate import fingerprint, generate_exams
 from ..generators.requests import requests_of
 from ..generators.trainer import SKIPPED, skipped_steps
@@ -478,11 +479,33 @@ def _measured_before(stage: Stage, folder: Path, model: LatentDiffusion, held: E
     return read_json(kept) if held else None
 
 # %% ../../nbs/6_studies/62_stages.ipynb #eabaab55
+def _train_member(team: Team, stage: Stage, folder: Path, named: Mapping) -> None:
+    """Take this process's share of a training."""
+    cache, texts, parts = open_caches(stage)
+    train = trained_on(stage)
+    exams, held = exams_to_learn(stage, cache, texts, views_of(train, stage.recipe))
+    model = initial_model(stage, cache, train, parts)
+    device = f"cuda:{team.rank}" if stage.device.startswith("cuda") else stage.device
+    for _ in training(model, exams, stage.recipe, folder, held, device, team=team, **named):
+        pass
+
+
+def _train_together(stage: Stage, folder: Path, named: Mapping) -> None:
+    """Train in several processes to the end, where the stage is asked for more than one."""
+    processes, device = stage.parameters.processes, torch.device(stage.device)
+    refuse_team(processes, device, stage.recipe.train.batch)
+    if processes > 1:
+        threads = max(1, torch.get_num_threads() // processes)
+        picklable = replace(stage, lock=None)
+        together(_train_member, processes, threads, device.type, picklable, folder, named)
+
+
 def train_model(stage: Stage) -> dict:
     """Train, or go on training, the run's model, and give the stage's metrics.
 
     Raises:
-        CcellaError: a phantom of institution 2 stands behind the training or a part that it loads.
+        CcellaError: a phantom of institution 2 stands behind the training or a part that it loads, or there are fewer
+            CUDA devices than processes.
     """
     recipe, (cache, texts, parts) = stage.recipe, open_caches(stage)
     train = trained_on(stage)
@@ -498,6 +521,7 @@ def train_model(stage: Stage) -> dict:
     before = _measured_before(stage, folder, model, held)
     named = {"start_from": recipe.train.start_from, "start_sha256": start, "institutions": seen}
     named |= {"shown": shown, "parts": parts}
+    _train_together(stage, folder, named)
     for _ in training(model, exams, recipe, folder, held, stage.device, **named):
         pass
     losses = {"before": before, "after": _held_out(stage, model, held)}
