@@ -304,6 +304,7 @@ class TrainConfig(Config):
     ema: float = Field(0.0, ge=0, lt=1)  # 0: off
     drop_condition: float = Field(0.0, ge=0, le=1)  # probability of training an exam without report and label
     scale_exams: int | None = Field(None, ge=1)  # exams that the latent scale is measured on; None: all of them
+    gradient_checkpointing: bool = False  # less memory for activations, a third more time
     redraw: bool = False  # new latent noise (sigma · eps) each epoch
     mirror: bool = False  # each exam also mirrored, with left and right swapped in its report
     rewrites: int = Field(0, ge=0)  # phantoms: further reports of each exam, by other readers
@@ -434,7 +435,8 @@ TEXT_TRAINING = ("model.text_width", "text.max_length", "seed", "train_text")
 FEATURE_TRAINING = ("sequences", "grid", "seed", "train_features")
 NOT_HASHED = (
     "organ",
-    "train.micro_batch",  # decides the memory, not the result
+    "train.gradient_checkpointing",
+    "train.micro_batch",  # these two decide the memory, not the result
     "train.eval_every",
     "train.save_every",
     "train_vae.eval_every",

@@ -114,7 +114,7 @@ def step_loss(model: LatentDiffusion, task: Task, objective: ObjectiveConfig, de
         weight=weight,
     )
 
-# %% ../../nbs/4_generators/42_fit_generator.ipynb #92db9bd2
+# %% ../../nbs/4_generators/42_fit_generator.ipynb #a9ac4979
 def parts_of(task: Task, size: int | None) -> Iterator[Task]:
     """Cut a task into parts of at most so many exams; None: leave it whole."""
     exams = len(task.batch.exam_ids)
@@ -243,7 +243,10 @@ class _GeneratorTrainer(Trainer):
         super().__init__("train", train, steps, folder, device, about, team)
         self.recipe, self.model = recipe, model.to(device).train()
         self.ema = Ema(model, train.ema) if train.ema else None
-        self.optimiser = torch.optim.AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay)
+        if train.gradient_checkpointing:
+            model.unet.checkpoint_blocks()
+        of_card = {"fused": True} if device.type == "cuda" else {}
+        self.optimiser = torch.optim.AdamW(model.parameters(), train.lr, weight_decay=train.weight_decay, **of_card)
 
     def parts(self) -> dict:
         """Give what a state holds, by name."""

@@ -6,10 +6,13 @@
 __all__ = ['Denoiser']
 
 # %% ../../nbs/3_models/34_denoiser.ipynb #33a0c43a
+from functools import partial
+
 import torch
 from jaxtyping import Float, Num
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..core import CcellaError, box_coordinates, patch, stride_in_float32
 from ..recipe import UnetConfig
@@ -124,3 +127,11 @@ def forward(
         top_region_index_tensor=scaled_class,
         spacing_tensor=self.input_scale * spacing_mm,
     )
+
+# %% ../../nbs/3_models/34_denoiser.ipynb #85cf91f2
+@patch
+def checkpoint_blocks(self: Denoiser) -> None:
+    """Keep for the gradient what goes between blocks alone; what is inside is computed a second time (1604.06174)."""
+    for block in (*self.down_blocks, self.middle_block, *self.up_blocks):
+        if not isinstance(block.forward, partial):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)

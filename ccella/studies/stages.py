@@ -36,8 +36,8 @@ from ccella.generators.exam_generator import (
 )
 from ..generators.examset import ExamSet, View
 from ..generators.fit_generator import held_out_loss, read_log, training
-from ..generators.processes import Team, refuse_team, together
 from ..generators.generate import fingerprint, generate_exams
+from ..generators.processes import Team, refuse_team, together
 from ..generators.requests import requests_of
 from ..generators.trainer import SKIPPED, skipped_steps
 from ..generators.views import report_region, view_counts, views_of
