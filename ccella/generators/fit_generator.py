@@ -277,9 +277,7 @@ def _take_step(trainer: _GeneratorTrainer, step: int, task: Task, held_out: Exam
     start, lr = time.perf_counter(), learning_rate(train, step, trainer.steps)
     set_rate(trainer.optimiser, lr)
     found = []
-    trainer.step_down(
-        trainer.model, trainer.optimiser, _losses_of(trainer, task, found), task.exam_ids, trainer.scaler
-    )
+    trainer.step_down(trainer.model, trainer.optimiser, _losses_of(trainer, task, found), task.exam_ids, trainer.scaler)
     if trainer.ema:
         trainer.ema.update(trainer.model, step)
     trainer.done = step + 1

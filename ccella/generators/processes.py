@@ -65,6 +65,12 @@ class Team:
 
 
 @patch
+def device(self: Team, device: str) -> str:
+    """Name the device of this process where the team is given `device`: on CUDA each process has its own card."""
+    return f"cuda:{self.rank}" if self.size > 1 and device.startswith("cuda") else device
+
+
+@patch
 def add_up(self: Team, values: Tensor) -> Tensor:
     """Give the sum of what the members have, to each of them."""
     if self.size == 1:

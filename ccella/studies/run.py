@@ -53,6 +53,7 @@ class GenerateParameters(Config):
     seed: int = Field(0, ge=0)
     replicates: int = Field(1, ge=1)
     batch: int = Field(16, ge=1)  # exams sampled together; no result depends on it
+    processes: int = Field(1, ge=1)  # that share the batches; on CUDA each has a card of its own
 
 
 class EvaluateParameters(Config):

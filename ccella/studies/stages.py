@@ -11,7 +11,7 @@ __all__ = ['phantom_cohort', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort
 
 # %% ../../nbs/6_studies/62_stages.ipynb #033032a9
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from ccella.generators.exam_generator import (
 )
 from ..generators.examset import ExamSet, View
 from ..generators.fit_generator import held_out_loss, read_log, training
-from ..generators.generate import fingerprint, generate_exams
+from ..generators.generate import fingerprint, generate_exams, generate_share, origin_of, synthetic_exams
 from ..generators.processes import Team, refuse_team, together
 from ..generators.requests import requests_of
 from ..generators.trainer import SKIPPED, skipped_steps
@@ -479,25 +479,29 @@ def _measured_before(stage: Stage, folder: Path, model: LatentDiffusion, held: E
     return read_json(kept) if held else None
 
 # %% ../../nbs/6_studies/62_stages.ipynb #eabaab55
+def _share(work: Callable, stage: Stage, *arguments) -> None:
+    """Let the processes that a stage is asked for do its work, where they are more than one."""
+    processes = stage.parameters.processes
+    if processes > 1:
+        threads = max(1, torch.get_num_threads() // processes)
+        picklable = replace(stage, lock=None)
+        together(work, processes, threads, torch.device(stage.device).type, picklable, *arguments)
+
+
 def _train_member(team: Team, stage: Stage, folder: Path, named: Mapping) -> None:
     """Take this process's share of a training."""
     cache, texts, parts = open_caches(stage)
     train = trained_on(stage)
     exams, held = exams_to_learn(stage, cache, texts, views_of(train, stage.recipe))
     model = initial_model(stage, cache, train, parts)
-    device = f"cuda:{team.rank}" if stage.device.startswith("cuda") else stage.device
-    for _ in training(model, exams, stage.recipe, folder, held, device, team=team, **named):
+    for _ in training(model, exams, stage.recipe, folder, held, team.device(stage.device), team=team, **named):
         pass
 
 
 def _train_together(stage: Stage, folder: Path, named: Mapping) -> None:
     """Train in several processes to the end, where the stage is asked for more than one."""
-    processes, device = stage.parameters.processes, torch.device(stage.device)
-    refuse_team(processes, device, stage.recipe.train.batch)
-    if processes > 1:
-        threads = max(1, torch.get_num_threads() // processes)
-        picklable = replace(stage, lock=None)
-        together(_train_member, processes, threads, device.type, picklable, folder, named)
+    refuse_team(stage.parameters.processes, torch.device(stage.device), stage.recipe.train.batch)
+    _share(_train_member, stage, folder, named)
 
 
 def train_model(stage: Stage) -> dict:
@@ -578,30 +582,56 @@ def _made_from(stage: Stage, model: LatentDiffusion, sources: Iterable[Cohort]) 
     }
 
 # %% ../../nbs/6_studies/62_stages.ipynb #c68b547f
+def _sources(stage: Stage) -> list[Cohort]:
+    """Give the cohorts whose exams are answered."""
+    sets = cohorts_of(stage.run)
+    return [sets["cohort"], sets["fresh"]]
+
+
+def _to_generate(stage: Stage) -> dict:
+    """Give what a generation takes: model, VAE, text states and requests."""
+    recipe = stage.recipe
+    model, _ = load_model(stage.run.model, recipe)
+    vae, texts = load_vae(recipe.vae.weights, recipe.vae, stage.device), text_states(stage)
+    refuse_other_parts(stage.run.model, parts_of(vae, texts.encoder if texts else None))
+    exams = {exam.exam_id: exam for cohort in _sources(stage) for exam in cohort}  # one's own test exams are in both
+    return {
+        "model": model.eval().to(stage.device),
+        "vae": vae,
+        "states": None if texts is None else texts.read,
+        "requests": requests_of(exams.values(), recipe, stage.parameters.replicates),
+        "recipe": recipe,
+    }
+
+
+def _generation_settings(stage: Stage) -> dict:
+    """Give limits, seed and what stands behind the model, as `origin_of` takes them."""
+    limits = read_json(stage.run.model / LIMITS_FILE)
+    return {
+        "limits": {name: tuple(pair) for name, pair in limits.items()},
+        "seed": stage.parameters.seed,
+        "institutions_seen": institutions_seen(stage.run.model, stage.recipe),
+    }
+
+
+def _generate_member(team: Team, stage: Stage) -> None:
+    """Take this process's share of the synthetic exams."""
+    stage = replace(stage, device=team.device(stage.device))
+    given, batch = _to_generate(stage), stage.parameters.batch
+    model, vae, states = given["model"], given["vae"], given["states"]
+    origin = origin_of(model, vae, stage.recipe, **_generation_settings(stage))
+    of_model = {"recipe": stage.recipe, "origin": origin, "device": stage.device, "batch": batch}
+    make = partial(synthetic_exams, model, vae, states, **of_model)
+    generate_share(team, make, given["requests"], origin, stage.run.synthetic, batch)
+
+
 def generate_synthetic(stage: Stage) -> Cohort:
     """Write one synthetic exam (times `replicates`) per exam of the cohort and of the fresh exams."""
-    p, recipe, run = stage.parameters, stage.recipe, stage.run
-    model, _ = load_model(run.model, recipe)
-    vae = load_vae(recipe.vae.weights, recipe.vae, stage.device)
-    texts, sets = text_states(stage), cohorts_of(run)
-    refuse_other_parts(run.model, parts_of(vae, texts.encoder if texts else None))
-    sources = [sets["cohort"], sets["fresh"]]
-    _clear_other(run.synthetic, _made_from(stage, model, sources))
-    exams = {exam.exam_id: exam for cohort in sources for exam in cohort}  # one's own test exams are in both
-    limits = read_json(run.model / LIMITS_FILE)
-    return generate_exams(
-        model,
-        vae,
-        None if texts is None else texts.read,
-        requests_of(exams.values(), recipe, p.replicates),
-        recipe,
-        run.synthetic,
-        {name: tuple(pair) for name, pair in limits.items()},
-        p.seed,
-        stage.device,
-        p.batch,
-        institutions_seen=institutions_seen(run.model, recipe),
-    )
+    run, given = stage.run, _to_generate(stage)
+    _clear_other(run.synthetic, _made_from(stage, given["model"], _sources(stage)))
+    _share(_generate_member, stage)
+    settings = {"device": stage.device, "batch": stage.parameters.batch, **_generation_settings(stage)}
+    return generate_exams(**given, out=run.synthetic, **settings)
 
 # %% ../../nbs/6_studies/62_stages.ipynb #3be86576
 def synthetic_of(run: Run, sources: Iterable[Exam]) -> list[Exam]:
