@@ -138,7 +138,7 @@ def amounts_of(batch: Batch, objective: ObjectiveConfig) -> Tensor:
         is_classified = is_classified & cond.has_report
     return torch.stack([voxels, is_classified.sum().float()])
 
-
+# %% ../../nbs/4_generators/42_fit_generator.ipynb #07322c2b
 def part_loss(
     model: LatentDiffusion, part: Task, objective: ObjectiveConfig, device: str | torch.device, whole: Tensor
 ) -> JointLoss:

@@ -85,7 +85,7 @@ def is_any(self: Team, is_so: bool, device: torch.device) -> bool:
     """Say whether it is so for one member at least."""
     return bool(self.add_up(torch.tensor(float(is_so), device=device)) > 0)
 
-
+# %% ../../nbs/4_generators/40_processes.ipynb #fe695a0a
 @patch
 def add_up_gradients(self: Team, parameters: Iterable[nn.Parameter]) -> None:
     """Give every parameter the sum of the members' gradients; one that has none in any of them keeps none."""
@@ -136,7 +136,7 @@ def _error_of(raised: multiprocessing.ProcessRaisedException) -> Exception:
     kind, _, message = last.partition(": ")
     return CcellaError(message) if kind.endswith("CcellaError") else raised
 
-
+# %% ../../nbs/4_generators/40_processes.ipynb #4ba689f3
 def refuse_team(size: int, device: torch.device, batch: int) -> None:
     """Raise CcellaError where so many processes cannot share a step.
 

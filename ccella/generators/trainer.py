@@ -259,7 +259,7 @@ def _go_back(losses: Iterable[Tensor], scaler: torch.amp.GradScaler | None) -> T
         total = total + loss.detach().float().cpu()
     return total
 
-
+# %% ../../nbs/4_generators/40_trainer.ipynb #3ae83d9e
 def descend(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -296,7 +296,7 @@ def descend(
         optimiser.step()
     return Descent(is_finite, loss)
 
-
+# %% ../../nbs/4_generators/40_trainer.ipynb #7a1a5d32
 def set_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Give all of an optimiser's parameters this learning rate."""
     for group in optimiser.param_groups:
@@ -374,7 +374,7 @@ SKIPPED = "skipped.json"
 _MOST_SKIPPED = {"fp16": 20}  # in a row: so many it takes to find its scale
 _MOST_SKIPPED_OTHERWISE = 5
 
-
+# %% ../../nbs/4_generators/40_trainer.ipynb #a3d57d07
 class Trainer:
     """A training under way in its folder, from its saved state where there is one.
 
@@ -470,7 +470,7 @@ def _skipped_in_a_row(skipped: list[dict]) -> int:
         first -= 1
     return max(steps) - first + 1
 
-
+# %% ../../nbs/4_generators/40_trainer.ipynb #751c1064
 @patch
 def step_down(
     self: Trainer,
@@ -502,7 +502,7 @@ def step_down(
     if _skipped_in_a_row(self.skipped) >= _most_skipped(self):
         self.refuse_broken()
 
-
+# %% ../../nbs/4_generators/40_trainer.ipynb #6d0b7066
 @patch
 def refuse_broken(self: Trainer) -> None:
     """Raise CcellaError for the steps that were left out last."""

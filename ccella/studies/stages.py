@@ -231,7 +231,7 @@ def encode_latents(stage: Stage) -> tuple[LatentCache, Vae]:
         encode(trained_on(stage), mirror=True)
     return cache, vae
 
-
+# %% ../../nbs/6_studies/62_stages.ipynb #2cf2fa41
 def encode_reports(stage: Stage) -> TextCache | None:
     """Encode all reports of the cohort and the fresh exams, in every wording that is trained on."""
     texts, sets = text_states(stage), cohorts_of(stage.run)
@@ -403,7 +403,7 @@ def _start_sha256(recipe: Recipe) -> str | None:
     start = _start_folder(recipe)
     return None if start is None else sha256(start / "model.safetensors")
 
-
+# %% ../../nbs/6_studies/62_stages.ipynb #a7aa3ff6
 def _held_out(stage: Stage, model: LatentDiffusion, held: ExamSet | None) -> float | None:
     """Give the denoising loss on the exams held out; None where there are none."""
     if not held:
@@ -503,7 +503,7 @@ def _train_together(stage: Stage, folder: Path, named: Mapping) -> None:
     refuse_team(stage.parameters.processes, torch.device(stage.device), stage.recipe.train.batch)
     _share(_train_member, stage, folder, named)
 
-
+# %% ../../nbs/6_studies/62_stages.ipynb #680529c0
 def train_model(stage: Stage) -> dict:
     """Train, or go on training, the run's model, and give the stage's metrics.
 
@@ -613,7 +613,7 @@ def _generation_settings(stage: Stage) -> dict:
         "institutions_seen": institutions_seen(stage.run.model, stage.recipe),
     }
 
-
+# %% ../../nbs/6_studies/62_stages.ipynb #ae4553e4
 def _generate_member(team: Team, stage: Stage) -> None:
     """Take this process's share of the synthetic exams."""
     stage = replace(stage, device=team.device(stage.device))
