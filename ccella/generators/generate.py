@@ -27,11 +27,11 @@ from ..exams.prepare import restore
 from ..exams.tables import problem
 from ..exams.volumes import write_cohort, write_exam
 from ..figures import Shown, montage, png
-from .processes import Team
 from .requests import Request, condition
 from .sample import sample
 from ..models.autoencoder import Vae, decode_exam
 from ..models.ldm import LatentDiffusion
+from ..processes import Team
 from ..recipe import Recipe
 
 # %% ../../nbs/4_generators/45_generate.ipynb #49f30885

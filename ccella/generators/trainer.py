@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core import CcellaError, atomic_path, cpu_has_bf16, patch, read_json, write_json
-from .processes import Team, asked_to_stop
+from ..processes import Team, asked_to_stop
 
 # %% ../../nbs/4_generators/40_trainer.ipynb #6a35ad6d
 class Pace(Protocol):

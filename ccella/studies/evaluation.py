@@ -425,11 +425,12 @@ def _halves_of(real: Cohort, seed: int) -> tuple[list[Exam], list[Exam]]:
     return draw_exams(reference, seed=seed), draw_exams(others, seed=seed)
 
 
-def _sets_of(real: Cohort, synthetic: Cohort, seen: Cohort, seed: int) -> _Sets:
-    """Give all sets in a drawn order, so that no table's order decides."""
+def _sets_of(real: Cohort, synthetic: Cohort, seen: Cohort | None, splits: Sequence[str], seed: int) -> _Sets:
+    """Give all sets in a drawn order, so that no table's order decides; what is not given as seen is of `splits`."""
     reference, others = _halves_of(real, seed)
     train, test = (draw_exams(part_of(real, part), seed=seed) for part in ("train", "test"))
-    return _Sets(reference, others, draw_exams(synthetic, seed=seed), train, test, draw_exams(seen, seed=seed))
+    known = draw_exams(real.subset(split=splits) if seen is None else seen, seed=seed)
+    return _Sets(reference, others, draw_exams(synthetic, seed=seed), train, test, known)
 
 # %% ../../nbs/6_studies/63_evaluation.ipynb #dbf3a289
 def _why_no_copies(sets: _Sets) -> str | None:
@@ -674,9 +675,7 @@ def evaluate_cohorts(
     """
     check_pair(real, synthetic, recipe)
     check_field([*real, *synthetic], recipe)
-    if seen is None:
-        seen = real.subset(split=recipe.train.splits)
-    sets = _sets_of(real, synthetic, seen, seed)
+    sets = _sets_of(real, synthetic, seen, recipe.train.splits, seed)
     of_volumes = _volume_network(networks, device)
     copies = _measure_copies(sets, recipe, of_volumes, device)
     if drop_copies and copies:

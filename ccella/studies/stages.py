@@ -37,7 +37,6 @@ from ccella.generators.exam_generator import (
 from ..generators.examset import ExamSet, View
 from ..generators.fit_generator import held_out_loss, read_log, training
 from ..generators.generate import fingerprint, generate_exams, generate_share, origin_of, synthetic_exams
-from ..generators.processes import Team, refuse_team, together
 from ..generators.requests import requests_of
 from ..generators.trainer import SKIPPED, skipped_steps
 from ..generators.views import report_region, view_counts, views_of
@@ -49,6 +48,7 @@ from ..models.ldm import SHIPPED_GENERATOR, LatentDiffusion, count_parameters, l
 from ..models.text import TextCache, encoder_of
 from ..organs.prostate.patient import P_CATEGORY, P_CATEGORY_RICH
 from ..organs.prostate.phantom import write_phantoms
+from ..processes import Team, refuse_team, together
 from ..recipe import PhantomConfig, Recipe
 from .run import Run, Stage
 
