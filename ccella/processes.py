@@ -189,5 +189,8 @@ def together(work: Callable, size: int, threads: int, device: str, *arguments) -
             if errors.empty():
                 raise
             raise CcellaError(errors.get()) from None
+        except multiprocessing.ProcessExitedException:
+            if not came():  # else the signal that was passed on ended a member
+                raise
         if came():
             raise KeyboardInterrupt(f"{came()}; the same command goes on from there")
