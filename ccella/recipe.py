@@ -283,6 +283,7 @@ class ObjectiveConfig(Config):
     class_weight: float = Field(1e-4, ge=0)
     target_scale: float = 100.0
     region_weight: dict[Literal["gland", "lesion"], float] = {"gland": 1.0, "lesion": 1.0}
+    loss: Literal["l1", "l2"] = "l1"  # of each voxel: its absolute error or the square of it
     skip: bool = False  # the network predicts what the best linear guess from its input leaves open
     lesion_region: Literal["mask", "report"] = "mask"  # where a lesion is: in its mask, or where its report says
 
@@ -451,6 +452,7 @@ ADDED_LATER: dict[str, object] = {
     "vae.strides": None,
     "vae.channels_in": 1,
     "objective.lesion_region": "mask",
+    "objective.loss": "l1",
     "objective.skip": False,
     "text.precision": "fp32",
     "train.mirror": False,

@@ -112,6 +112,7 @@ def step_loss(model: LatentDiffusion, task: Task, objective: ObjectiveConfig, de
         class_weight=objective.class_weight,
         target_scale=objective.target_scale,
         weight=weight,
+        loss=objective.loss,
     )
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #a9ac4979

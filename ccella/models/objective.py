@@ -8,7 +8,7 @@ __all__ = ['alpha_bars', 'mixing', 'add_noise', 'target', 'with_linear_guess', '
 
 # %% ../../nbs/3_models/35_objective.ipynb #69fbfaa8
 import functools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -186,9 +186,10 @@ class JointLoss(NamedTuple):
     classify: Tensor
 
 
-def _mean_error(prediction: Tensor, wanted: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean absolute error in float32, each voxel by its weight."""
-    error = (prediction.float() - wanted.float()).abs()
+def _mean_error(prediction: Tensor, wanted: Tensor, weight: Tensor | None, loss: str) -> Tensor:
+    """Mean absolute ("l1") or squared ("l2") error in float32, each voxel by its weight."""
+    off_by = prediction.float() - wanted.float()
+    error = off_by.square() if loss == "l2" else off_by.abs()
     if weight is None:
         return error.mean()
     return (weight * error).sum() / weight.expand_as(error).sum()
@@ -204,18 +205,20 @@ def joint_loss(
     class_weight: float = 1e-4,
     target_scale: float = 100.0,
     weight: Tensor | None = None,
+    loss: Literal["l1", "l2"] = "l1",
 ) -> JointLoss:
-    """Give the L1 on the prediction plus the weighted class loss (CCELLA, arXiv 2506.10230).
+    """Give the loss of the prediction, an L1 in the papers, plus the weighted class loss (CCELLA, arXiv 2506.10230).
 
     Args:
         prediction: the denoiser's.
         wanted: its target.
-        logits: class scores; without them the loss is the L1 alone.
+        logits: class scores; without them the loss is that of the prediction alone.
         label: class of each exam, −1 where unknown.
         has_report: True where the exam has one; None: all have.
         class_weight: weight of the class loss; at 0 it is reported and teaches nothing.
         target_scale: factor of the class loss, 100 in the papers.
         weight: how much each voxel counts, of a shape that spreads over the prediction's; None: all the same.
+        loss: of each voxel, its absolute error or the square of it.
 
     Raises:
         CcellaError: the shapes differ, or logits came without labels.
@@ -225,7 +228,7 @@ def joint_loss(
             f"joint loss: found a prediction of {tuple(prediction.shape)} and a target of {tuple(wanted.shape)}, "
             "expected one shape; compare a prediction with its own target"
         )
-    denoise = _mean_error(prediction, wanted, weight)
+    denoise = _mean_error(prediction, wanted, weight, loss)
     no_class = label is None and class_weight == 0
     if logits is None or no_class:
         return JointLoss(denoise, denoise, denoise.new_zeros(()))
