@@ -409,6 +409,8 @@ class SampleConfig(Config):
     scheduler: str = "ddpm"  # names: ccella.generators.sample
     steps: int = Field(1000, ge=1)
     guidance: float = Field(1.0, ge=0)  # 1: none
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # on a CPU both halves are bf16, or fp32 where it lacks that
+    memory_gb: float = Field(8.0, gt=0)  # that decoding an exam may take; smaller budgets decode it in pieces
 
 
 class ClassifierConfig(Config):

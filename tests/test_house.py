@@ -277,9 +277,10 @@ EVERY_NOTEBOOK = [path for path in sorted(NBS.rglob("*.ipynb")) if not path.name
 
 
 @pytest.mark.parametrize("notebook", EVERY_NOTEBOOK, ids=name_of)
-def test_saved_outputs_hold_no_warnings_of_a_machine(notebook):
+def test_saved_outputs_hold_no_errors_and_no_warnings_of_a_machine(notebook):
     outputs = [output for cell in cells_of(notebook) for output in cell.get("outputs", [])]
     assert not [output.text[:200] for output in outputs if output.get("name") == "stderr"]
+    assert not [output.evalue[:200] for output in outputs if output.output_type == "error"]
 
 
 def test_lock_pins_every_requirement_and_names_no_host():

@@ -29,10 +29,11 @@ from ..exams.volumes import write_cohort, write_exam
 from ..figures import Shown, montage, png
 from .requests import Request, condition
 from .sample import sample
-from ..models.autoencoder import Vae, decode_exam
+from .trainer import autocast_on
+from ..models.autoencoder import Vae, decode_exam, lay_channels_last
 from ..models.ldm import LatentDiffusion
 from ..processes import Team
-from ..recipe import Recipe
+from ..recipe import Recipe, SampleConfig
 
 # %% ../../nbs/4_generators/45_generate.ipynb #49f30885
 def make_volumes(
@@ -60,6 +61,9 @@ def make_volumes(
     Yields:
         Volumes in [0, 1], one per sequence, and the class logits (None without a head), on the CPU.
     """
+    autocast = autocast_on(torch.device(device), recipe.sample.precision)
+    if recipe.sample.precision != "fp32":
+        lay_channels_last(vae)
     for start in range(0, len(requests), batch):
         part = requests[start : start + batch]
         latents, logits = sample(
@@ -75,7 +79,9 @@ def make_volumes(
         )
         for i in range(len(part)):
             latent = model.unscaled(latents[i : i + 1].to(device))[0]
-            yield decode_exam(vae, latent).numpy(), None if logits is None else logits[i]
+            with autocast():
+                x = decode_exam(vae, latent, recipe.sample.memory_gb)
+            yield x.numpy(), None if logits is None else logits[i]
 
 # %% ../../nbs/4_generators/45_generate.ipynb #fdbbacbb
 def fingerprint(model: LatentDiffusion) -> str:
@@ -298,6 +304,8 @@ def _write_exam(exam: SyntheticExam, out: Path) -> dict:
 # %% ../../nbs/4_generators/45_generate.ipynb #2d4d6419
 def _refuse_other_origin(out: Path, before: Mapping, origin: Origin) -> None:
     """Raise CcellaError where exams that are there were made by another model or setting."""
+    usual = SampleConfig().model_dump(mode="json")  # what an older version did not write, it did in the usual way
+    before = {**before, "sample": usual | before.get("sample", {})}
     differ = sorted(key for key, value in origin.made_by.items() if before.get(key) != value)
     if differ:
         what = ", ".join(differ)

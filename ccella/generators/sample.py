@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import CcellaError, generator
+from .trainer import autocast_on
 from ..models.ldm import Conditioning, LatentDiffusion, without_report
 from ..models.objective import flow_times, with_linear_guess
 from ..recipe import ObjectiveConfig, SampleConfig
@@ -94,11 +95,11 @@ def build_scheduler(config: SampleConfig, objective: ObjectiveConfig | None = No
 def _predict(
     model: LatentDiffusion, x: Tensor, t: Tensor, cond: Conditioning, nothing: Conditioning | None, guidance: float
 ) -> Tensor:
-    """Predict noise or velocity, and once more without report where there is guidance."""
-    prediction = model(x, t, cond)[0]
+    """Predict noise or velocity, and once more without report where there is guidance; in float32."""
+    prediction = model(x, t, cond)[0].float()
     if nothing is None:
         return prediction
-    without = model(x, t, nothing)[0]
+    without = model(x, t, nothing)[0].float()
     return without + guidance * (prediction - without)
 
 # %% ../../nbs/4_generators/43_sample.ipynb #99ff6897
@@ -132,18 +133,20 @@ def _steps(
     model: LatentDiffusion,
     x: Tensor,
     cond: Conditioning,
-    guidance: float,
+    config: SampleConfig,
     scheduler: SchedulerMixin,
     chance: dict,
     objective: ObjectiveConfig,
 ) -> Iterator[Tensor]:
     """Give the latents after each step, from noise on."""
-    nothing = without_report(cond, model.empty_text) if guidance != 1 else None
+    nothing = without_report(cond, model.empty_text) if config.guidance != 1 else None
+    autocast = autocast_on(x.device, config.precision)
     for t in scheduler.timesteps:
         times = t.to(x.device).float().expand(len(x))
-        predicted = _predict(model, x, times, cond, nothing, guidance)
+        with autocast():
+            predicted = _predict(model, x, times, cond, nothing, config.guidance)
         prediction = with_linear_guess(objective, predicted, x, times)
-        x = scheduler.step(prediction.float(), t, x, return_dict=False, **chance)[0]
+        x = scheduler.step(prediction, t, x, return_dict=False, **chance)[0]
         yield x
 
 # %% ../../nbs/4_generators/43_sample.ipynb #a6216dec
@@ -173,7 +176,7 @@ def sample(
         shape: channels and axes of a latent.
         exam_ids: name each exam, and key its noise.
         seed: of the noise.
-        config: scheduler, steps, guidance.
+        config: scheduler, steps, guidance, precision.
         objective: what the model was trained with; None: the scheduler's own.
         replicates: whole numbers that key further noise for the same exam; None: 0 for all.
         device: where to compute.
@@ -191,7 +194,7 @@ def sample(
     generators = [generator(seed, exam_id, r) for exam_id, r in zip(exam_ids, replicates, strict=True)]
     _refuse_other_number(len(cond), len(exam_ids))
     noise, cond = _first_latents(shape, generators).to(device), cond.to(device)
-    path = _steps(model, noise, cond, config.guidance, scheduler, _chance(scheduler, generators), objective)
+    path = _steps(model, noise, cond, config, scheduler, _chance(scheduler, generators), objective)
     for step, x in enumerate(path):
         if callback is not None:
             callback(step, x)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STATE', 'Part', 'Record', 'LOG', 'Made', 'SKIPPED', 'Pace', 'learning_rate', 'Ema', 'save_state', 'state_step',
-           'load_state', 'read_records', 'TrainingLog', 'refuse_precision', 'precision_on', 'Descent', 'descend',
+           'load_state', 'read_records', 'TrainingLog', 'refuse_precision', 'autocast_on', 'Descent', 'descend',
            'set_rate', 'prefetched', 'take_steps', 'Trainer', 'skipped_steps']
 
 # %% ../../nbs/4_generators/40_trainer.ipynb #93792bf4
@@ -231,16 +231,14 @@ def refuse_precision(precision: str, device: torch.device, section: str = "train
         )
 
 
-def precision_on(
-    device: torch.device, precision: str
-) -> tuple[Callable[[], AbstractContextManager], torch.amp.GradScaler | None]:
-    """Give the context in which to compute, and the loss's scaler where it needs one."""
-    if precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
-        precision = "fp32"  # emulated, bf16 takes eighty times as long
-    low = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    autocast = partial(torch.autocast, device.type, low.get(precision, torch.bfloat16), enabled=precision in low)
-    scaler = torch.amp.GradScaler("cuda") if precision == "fp16" else None
-    return autocast, scaler
+def autocast_on(device: torch.device, precision: str) -> Callable[[], AbstractContextManager]:
+    """Give the context in which to compute; on a CPU both halves are bf16, or fp32 where it lacks that."""
+    if precision == "fp32":
+        return partial(torch.autocast, device.type, enabled=False)
+    if device.type != "cpu":
+        return partial(torch.autocast, device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+    # emulated, bf16 takes eighty times as long
+    return partial(torch.autocast, "cpu", torch.bfloat16, enabled=cpu_has_bf16())
 
 # %% ../../nbs/4_generators/40_trainer.ipynb #a7c073ec
 class Descent(NamedTuple):
@@ -412,7 +410,8 @@ class Trainer:
         refuse_precision(settings.precision, device, section)
         self.section, self.settings, self.steps = section, settings, steps
         self.folder, self.device, self.about, self.team = folder, device, about, team
-        self.autocast, self.scaler = precision_on(device, settings.precision)
+        self.autocast = autocast_on(device, settings.precision)
+        self.scaler = torch.amp.GradScaler("cuda") if settings.precision == "fp16" else None
         self.done = self.saved = 0
         self.skipped: list[dict] = []
 
