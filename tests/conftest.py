@@ -4,6 +4,8 @@ import os
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+# stages take two threads each: those that wait for their turn by spinning stop the other test's
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["MPLBACKEND"] = "agg"
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing may be fetched by a test
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # else a fork warns, and may hang
