@@ -122,7 +122,6 @@ def set_distance(
     Returns:
         The estimate; n counts the exams of the smaller set.
     """
-
     most = None if metric is fid else MOST_PAIRED
 
     def distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -8,10 +8,9 @@ __all__ = ['ScaleMeter', 'pool_mask', 'region_masks', 'regions_of', 'LatentExam'
 # %% ../../nbs/3_models/31_latents.ipynb #e8768430
 import hashlib
 import json
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,6 +28,7 @@ from ..exams.cohort import lesion_map
 from ..exams.prepare import Prepared, prepare_exam, resample_volume
 from ..exams.volumes import mask_of, read_volume
 from .autoencoder import Vae, encode_exam
+from ..processes import in_order
 from ..recipe import Recipe
 
 # %% ../../nbs/3_models/31_latents.ipynb #4520aba4
@@ -332,25 +332,6 @@ def _names_of(exam_id: str, mirror: bool) -> list[str]:
     """Name what is kept of an exam: itself, and its mirror image where that is asked for."""
     return [exam_id, mirrored_name(exam_id)] if mirror else [exam_id]
 
-# %% ../../nbs/3_models/31_latents.ipynb #4ca55abe
-_AHEAD = 2  # exams that are prepared and wait, for each process
-
-
-def _prepared_in_order(exams: Sequence, recipe: Recipe, workers: int) -> Iterator[Prepared]:
-    """Prepare exams, in their order; with workers a few ahead of what is asked for."""
-    if workers < 2 or len(exams) < 2:
-        for exam in exams:
-            yield prepare_exam(exam, recipe)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        waiting: deque = deque()
-        for exam in exams:
-            waiting.append(pool.submit(prepare_exam, exam, recipe))
-            if len(waiting) > _AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
 # %% ../../nbs/3_models/31_latents.ipynb #dc9820c2
 def encode_cohort(
     cohort,
@@ -386,7 +367,7 @@ def encode_cohort(
     for exam_id, of_exam in sources.items():
         lacking[exam_id] = [name for name in _names_of(exam_id, mirror) if cache.stamp(name) != of_exam]
     waiting = [exam for exam in cohort if lacking[exam.exam_id]]
-    prepared = _prepared_in_order(waiting, recipe, workers)
+    prepared = in_order(partial(prepare_exam, recipe=recipe), waiting, min(workers, len(waiting)))
     for exam in tqdm(waiting, desc="encode", disable=not progress):
         ready = next(prepared)
         for name in lacking[exam.exam_id]:

@@ -10,9 +10,11 @@ __all__ = ['FEWEST_IN_SET', 'GLAND_LOST', 'FEW_EXAMS', 'SPACING_TOLERANCE', 'SPA
 # %% ../../nbs/6_studies/63_evaluation.ipynb #a99a0003
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ..core import CcellaError, provenance, read_json
@@ -25,7 +27,6 @@ from ccella.measures.classify import (
     LEAST,
     LabelledVolumes,
     build_classifier,
-    classifier_input,
     predict,
     scores,
     train_classifier,
@@ -46,6 +47,7 @@ from ccella.measures.sets import (
     volumes_of,
 )
 from ..measures.stats import Estimate, delong, estimate_text, over_patients
+from ..measures.stored import stored_inputs
 from ..models.text import encoder_of
 from ..organs.prostate.detector import DETECTOR_SEQUENCES
 from ..organs.prostate.findings import Findings
@@ -225,15 +227,22 @@ def flags_of(
 
 # %% ../../nbs/6_studies/63_evaluation.ipynb #a99a001c
 def labelled_inputs(
-    pairs: Iterable[tuple[Exam, int | None]], recipe: Recipe
-) -> tuple[list[Tensor], list[int], list[str]]:
-    """Give what the classifier sees, the label and the id of each exam whose label (None: unknown) is known."""
+    pairs: Iterable[tuple[Exam, int | None]], recipe: Recipe, folder: Path | None = None
+) -> tuple[Sequence[Tensor], list[int], list[str]]:
+    """Give what the classifier sees, the label and the id of each exam whose label (None: unknown) is known.
+
+    Args:
+        pairs: exams and labels.
+        recipe: by which they are prepared, and whose classifier sees them.
+        folder: for the file without a name in which they lie; None: the system's folder for such (TMPDIR).
+    """
     known = [(exam, int(label)) for exam, label in pairs if label is not None]
-    volumes = [classifier_input(prepare_exam(exam, recipe), recipe.classifier) for exam, _ in known]
-    return volumes, [label for _, label in known], [exam.exam_id for exam, _ in known]
+    exams = [exam for exam, _ in known]
+    volumes = stored_inputs(exams, recipe, folder, torch.get_num_threads()) if exams else []
+    return volumes, [label for _, label in known], [exam.exam_id for exam in exams]
 
 
-def _inputs(exams: Iterable[Exam], recipe: Recipe) -> tuple[list[Tensor], list[int], list[str]]:
+def _inputs(exams: Iterable[Exam], recipe: Recipe) -> tuple[Sequence[Tensor], list[int], list[str]]:
     return labelled_inputs(((exam, exam.label) for exam in exams), recipe)
 
 

@@ -10,14 +10,13 @@ __all__ = ['LabelledExam', 'TRAINING_SETS', 'LabelledSet', 'TestSet', 'fresh_pha
 
 # %% ../../nbs/6_studies/65_run_measures.ipynb #03910ab3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch.utils.data import ConcatDataset
 
 from ..exams.cohort import Exam, draw_exams
 from ..exams.prepare import Prepared, prepare_volumes
@@ -45,6 +44,7 @@ from ..organs.prostate.organ import label_for
 from ..organs.prostate.patient import P_SIGNIFICANT
 from ..organs.prostate.phantom import patient_of, phantom_exam, phantom_report
 from ..organs.prostate.reading import read_report
+from ..processes import in_order
 from ..recipe import Recipe, SampleConfig
 from .evaluation import labelled_inputs
 from .run import Stage
@@ -68,7 +68,7 @@ def _fresh_phantom(index: int, recipe: Recipe, seed: int, institution: int) -> L
     return prepared, label_for(findings.pirads, findings.isup, recipe.label_rule)
 
 
-def fresh_phantoms(recipe: Recipe, seed: int, n: int, institution: int = 1, part: int = 64) -> Iterator[LabelledExam]:
+def fresh_phantoms(recipe: Recipe, seed: int, n: int, institution: int = 1) -> Iterator[LabelledExam]:
     """Prepare phantoms made in memory, with their labels under the recipe's rule.
 
     Args:
@@ -76,15 +76,9 @@ def fresh_phantoms(recipe: Recipe, seed: int, n: int, institution: int = 1, part
         seed: of the phantoms.
         n: how many.
         institution: 1 or 2.
-        part: how many at a time.
     """
     make = partial(_fresh_phantom, recipe=recipe, seed=seed, institution=institution)
-    workers = torch.get_num_threads()
-    processes = ProcessPoolExecutor(workers) if workers > 1 else nullcontext()
-    with processes as pool:
-        each = pool.map if pool else map
-        for start in range(0, n, part):
-            yield from each(make, range(start, min(start + part, n)))
+    return in_order(make, range(n), torch.get_num_threads())
 
 
 def phantom_patients(n: int) -> list[int]:
@@ -392,8 +386,8 @@ def evaluate_run(stage: Stage) -> dict:
 
 # %% ../../nbs/6_studies/65_run_measures.ipynb #80f2ccd1
 TRAINING_SETS = ("real", "synthetic", "real and synthetic")
-LabelledSet = tuple[list, list, list]  # volumes, labels, exam ids
-TestSet = tuple[list, list, list]  # volumes, labels, patients
+LabelledSet = tuple[Sequence, list, list]  # volumes, labels, exam ids
+TestSet = tuple[Sequence, list, list]  # volumes, labels, patients
 
 
 def training_sets(stage: Stage) -> dict[str, LabelledSet]:
@@ -402,15 +396,15 @@ def training_sets(stage: Stage) -> dict[str, LabelledSet]:
     train = list(cohort.subset(split="train"))
     made = synthetic_of(stage.run, train)
     labels = [exam.label for exam in train]
-    real = labelled_inputs(zip(train, labels), stage.recipe)
-    synthetic = labelled_inputs(zip(made, labels), stage.recipe)
-    both = tuple(a + b for a, b in zip(real, synthetic))
+    real = labelled_inputs(zip(train, labels), stage.recipe, stage.run.cache)
+    synthetic = labelled_inputs(zip(made, labels), stage.recipe, stage.run.cache)
+    both = ConcatDataset([real[0], synthetic[0]]), real[1] + synthetic[1], real[2] + synthetic[2]
     return dict(zip(TRAINING_SETS, (real, synthetic, both)))
 
 # %% ../../nbs/6_studies/65_run_measures.ipynb #ac97e742
 def _with_labels(stage: Stage, exams: Iterable[Exam]) -> LabelledSet:
     pairs = ((exam, exam.label) for exam in exams)
-    return labelled_inputs(pairs, stage.recipe)
+    return labelled_inputs(pairs, stage.recipe, stage.run.cache)
 
 
 def _test_phantoms(stage: Stage, institution: int) -> TestSet:
