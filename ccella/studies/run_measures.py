@@ -33,7 +33,7 @@ from ccella.measures.classify import (
     train_classifier,
 )
 from ..measures.metrics import fid, kid
-from ..measures.published import load_feature_network
+from ..measures.published import named_feature_network
 from ..measures.sets import Tables, features_of, set_distance, volumes_of
 from ..measures.stats import Estimate, ceiling_auc, over_patients
 from ..models.autoencoder import load_vae
@@ -245,8 +245,7 @@ def measure_fidelity(stage: Stage, model: LatentDiffusion) -> dict:
     """Measure FID and KID of all sets, tell the network behind them, and whether they rise in order."""
     p = stage.parameters
     names = [sequence.name for sequence in stage.recipe.sequences]
-    folder = None if p.features == "shipped" else p.features
-    network = load_feature_network(folder=folder, device=stage.device)
+    network = named_feature_network("phantom" if p.features == "shipped" else p.features, stage.device)
     sets = distance_sets(stage, model)
     features = {name: features_of(network, exams.volumes, names, stage.device) for name, exams in sets.items()}
     found = measure_distances(features, p.draws, {name: exams.patients for name, exams in sets.items()})

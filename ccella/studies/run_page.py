@@ -144,10 +144,9 @@ def _interval_text(estimate: Mapping) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _distance_rows(evaluate: Mapping, sequences: Iterable[str]) -> list[dict]:
+def _distance_rows(evaluate: Mapping) -> list[dict]:
     rows = []
-    for sequence in sequences:
-        by_set = evaluate["fid"][sequence]
+    for sequence, by_set in evaluate["fid"].items():
         for name in LADDER:
             if name not in by_set:
                 continue
@@ -163,8 +162,8 @@ def _distance_rows(evaluate: Mapping, sequences: Iterable[str]) -> list[dict]:
     return rows
 
 # %% ../../nbs/6_studies/69_run_page.ipynb #81aea359
-def distance_section(page: Page, m: Mapping, sequences: list[str]) -> None:
-    """Show FID and KID of each set of exams, and say where they are not in order."""
+def distance_section(page: Page, m: Mapping) -> None:
+    """Show FID and KID of each set of exams, by sequence (and plane), and say where they are not in order."""
     evaluate = m["evaluate"]
     features = evaluate["features"]
     page.heading("How far from real: FID and KID")
@@ -175,12 +174,11 @@ def distance_section(page: Page, m: Mapping, sequences: list[str]) -> None:
         "Untrained: the same model with random weights. Intervals: halves drawn without replacement."
     )
     for name in ("fid", "kid"):
-        ordered = {sequence: evaluate[name][sequence] for sequence in sequences}
-        figure = ladder(distance_intervals(ordered), name.upper(), log=name == "fid")
+        figure = ladder(distance_intervals(evaluate[name]), name.upper(), log=name == "fid")
         page.figure(figure, f"{name.upper()} of each rung of the ladder, a panel per sequence")
-    rows = _distance_rows(evaluate, sequences)
+    rows = _distance_rows(evaluate)
     page.table(rows, "Distances with 95% intervals; n is the smaller of the two sets")
-    low = [sequence for sequence in sequences if not evaluate["holds"]["fid"][sequence]]
+    low = [sequence for sequence, holds in evaluate["holds"]["fid"].items() if not holds]
     if low:
         page.note(f"The FID ladder does not rise rung by rung in {', '.join(low)}.")
 
@@ -347,7 +345,7 @@ def build_report(run: Run) -> Path:
     short_section(page, m)
     pairs_section(page, run, recipe)
     training_section(page, m, sequences)
-    distance_section(page, m, sequences)
+    distance_section(page, m)
     reading_section(page, m)
     classifier_section(page, m)
     provenance_section(page, m, recipe)
