@@ -118,7 +118,7 @@ def computed_by(device: str, cores: int | None) -> dict[str, object]:
         device: as typed.
         cores: threads; None: one, with which the shipped parts were made.
     """
-    from ccella.generators.exam_generator import device_of
+    from ccella.processes import device_of
 
     return {"device": device_of(device), "threads": cores or 1}
 

@@ -20,6 +20,7 @@ from ccella.run_commands import (
     RunName,
     before_in,
     cores_or_all,
+    device_of_jobs,
     print_done,
     refuse_unfit_cohorts,
 )
@@ -129,7 +130,6 @@ def ablate_command(
     Every cell is a row and a seed, on one core. A cell that failed does not stop the others; the same command again
     does what is missing. The executed table is RUN/ablate_table.ipynb.
     """
-    from ccella.generators.exam_generator import device_of
     from ccella.recipe import load_recipe
     from ccella.studies.ablation import run_ablation
     from ccella.studies.run import Run
@@ -144,7 +144,7 @@ def ablate_command(
     if dry_run:
         _show_cells(base, parameters, before_in(run.folder, "ablation"))
         return
-    cores, device = cores_or_all(cores), device_of(device)
+    cores, device = cores_or_all(cores), device_of_jobs(device, profile)
     done = run_ablation(run, base, parameters, of_cohort, cores, device, profile, console())
     print_done(run.folder, done, "ablate_table.ipynb")
 

@@ -6,8 +6,8 @@
 __all__ = ['RunName', 'SettingsOption', 'CohortOption', 'RecipeOption', 'FromScratchOption', 'ShowReportsOption', 'CoresOption',
            'ProfileOption', 'STUDIES', 'StudyOption', 'ThereOption', 'SyntheticOption', 'GeneratorOption',
            'DryRunOption', 'RealOption', 'SeenOption', 'DropCopiesOption', 'EvaluatedRecipeOption', 'FeaturesOption',
-           'RunOptions', 'cores_or_all', 'refuse_unfit_cohorts', 'before_in', 'print_done', 'StudyExams', 'run_command',
-           'execute_notebook', 'evaluate_command']
+           'RunOptions', 'cores_or_all', 'refuse_unfit_cohorts', 'device_of_jobs', 'before_in', 'print_done',
+           'StudyExams', 'run_command', 'execute_notebook', 'evaluate_command']
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #3b2fc1a6
 import os
@@ -143,9 +143,16 @@ def _stage_settings(options: RunOptions) -> tuple[dict, dict]:
     return overrides, parameters
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #2c04c44f
+def device_of_jobs(name: str, profile: str) -> str:
+    """Check a device where the jobs run on this machine; elsewhere each looks for it when it begins."""
+    from ccella.processes import device_of
+    from ccella.studies.engine import LOCAL_PROFILES
+
+    return device_of(name) if profile in LOCAL_PROFILES else name
+
+
 def _run_stages(name: str, targets: list[str] | None, options: RunOptions) -> None:
     """Bring a run up to date and say what was done; `targets` None: all stages and the page."""
-    from ccella.generators.exam_generator import device_of
     from ccella.recipe import load_recipe
     from ccella.studies.engine import execute_run
     from ccella.studies.run import Run
@@ -155,7 +162,7 @@ def _run_stages(name: str, targets: list[str] | None, options: RunOptions) -> No
     recipe = load_recipe(_base_recipe(name, options.recipe, run.folder), overrides)
     refuse_unfit_cohorts([options.cohort], recipe)
     _tell_missing_masks(options.cohort or run.cohort, recipe)
-    device, cores = device_of(options.device), cores_or_all(options.cores)
+    device, cores = device_of_jobs(options.device, options.profile), cores_or_all(options.cores)
     done = execute_run(
         run, recipe, targets, parameters, cores, device, options.profile, options.show_reports, console()
     )
@@ -240,10 +247,10 @@ class StudyExams:
 def _run_study(name: str, study: str, exams: StudyExams, dry_run: bool, options: RunOptions) -> None:
     """Say what a study of classifiers takes and bring it up to date, or only say what it would train."""
     from ccella.exams.check import read_checked
-    from ccella.generators.exam_generator import device_of
     from ccella.recipe import load_recipe
     from ccella.studies.adaptation import run_adaptation
     from ccella.studies.arms import adaptation_parameters, study_cost
+    from ccella.studies.engine import LOCAL_PROFILES
     from ccella.studies.run import Run
 
     run, given = Run(run_folder(name)), settings_of(options.settings)
@@ -254,9 +261,10 @@ def _run_study(name: str, study: str, exams: StudyExams, dry_run: bool, options:
     for folder in exams.synthetic:
         read_checked(folder)
     parameters = settings_under(given, "adapt") | {"study": study} | exams.parameters()
-    cores, device = cores_or_all(options.cores), device_of(options.device)
+    cores, device = cores_or_all(options.cores), device_of_jobs(options.device, options.profile)
     asked = adaptation_parameters(parameters, before_in(run.folder, "adapt"))
-    cost = study_cost(run, asked, base, cores, device)
+    is_here = options.profile in LOCAL_PROFILES
+    cost = study_cost(run, asked, base, cores, device if is_here else "cpu")
     if dry_run:
         _show_study(asked, base, cost)
         return
@@ -578,7 +586,7 @@ def evaluate_command(
     if name is not None:
         _run_stages(name, ["evaluate"], options)
         return
-    from ccella.generators.exam_generator import device_of
+    from ccella.processes import device_of
 
     measured = {"drop_copies": drop_copies, "features": ",".join(features or ("phantom",)), "seed": seed}
     measured |= {"threads": cores_or_all(cores), "device": device_of(device)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMITS_FILE', 'shipped_institutions_seen', 'institutions_seen', 'parts_of', 'refuse_other_parts', 'ExamGenerator',
-           'device_of', 'load_generator']
+           'load_generator']
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #9e1b292b
 import functools
@@ -26,6 +26,7 @@ from ..models.autoencoder import SHIPPED_AUTOENCODER, Vae, load_vae
 from ..models.ldm import SHIPPED_GENERATOR, LatentDiffusion, load_model
 from ..models.text import SHIPPED_TEXT, TextEncoder, encoder_of
 from ..organs.prostate.scanner import FIELD_OF_VIEW_MM
+from ..processes import device_of
 from ..recipe import Recipe, SampleConfig, validated
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #f745a9d8
@@ -227,25 +228,6 @@ def from_report(
     made_by = replace(self, recipe=_with_sampling(self.recipe, sampling)) if sampling else self
     (exam,) = made_by.exams([request], seed)
     return exam
-
-# %% ../../nbs/4_generators/46_exam_generator.ipynb #d59b08f4
-def device_of(name: str = "auto") -> str:
-    """Check a device's name; `auto` is CUDA where there is one, else the CPU.
-
-    Raises:
-        CcellaError: there is no such device.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        known = ["auto", "cpu"]
-        known += ["cuda"] if torch.cuda.is_available() else []
-        known += ["mps"] if torch.backends.mps.is_available() else []
-        expected = ", ".join(known)
-        raise CcellaError(f"device: found no {name!r}, expected {expected}; choose one") from None
-    return name
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #51e1f2b1
 LIMITS_FILE = "limits.json"

@@ -338,7 +338,7 @@ def training(
             step or the machine, or a run of losses is not finite.
     """
     folder, device = Path(folder), torch.device(device)
-    refuse_team(team.size, device, recipe.train.batch)
+    refuse_team(team.size, device, batch=recipe.train.batch)
     steps = steps_of(recipe.train, len(exams))
     identity = {"recipe": recipe.hash(), "exams": exams.fingerprint()}
     if exams.states and model.empty_text is None:

@@ -22,6 +22,7 @@ import torch
 from pydantic import Field
 
 from ..core import CcellaError, patch, provenance, read_json, write_json
+from ..processes import device_of
 from ..recipe import TRAINING, Config, Recipe, load_recipe, validated
 
 # %% ../../nbs/6_studies/60_run.ipynb #7babea93
@@ -459,7 +460,8 @@ def open_stage(name: str, namespace: Mapping) -> Stage:
     """Open stage `name` with a notebook's globals.
 
     Raises:
-        CcellaError: unknown or missing parameters, another recipe, or a stage that another process is in.
+        CcellaError: unknown or missing parameters, another recipe, no such device, or a stage that another process is
+            in.
     """
     given = plain_values(namespace)
     own = {key: value for key, value in given.items() if key not in COMMON_PARAMETERS}
@@ -470,4 +472,4 @@ def open_stage(name: str, namespace: Mapping) -> Stage:
     torch.set_num_threads(int(given["threads"]))
     watch_engine()
     lock = hold(run.folder / "logs" / f"{name}.lock")
-    return Stage(name, run, run.recipe(), parameters, given["device"], lock=lock)
+    return Stage(name, run, run.recipe(), parameters, device_of(given["device"]), lock=lock)

@@ -482,6 +482,7 @@ def _measured_before(stage: Stage, folder: Path, model: LatentDiffusion, held: E
 def _share(work: Callable, stage: Stage, *arguments) -> None:
     """Let the processes that a stage is asked for do its work, where they are more than one."""
     processes = stage.parameters.processes
+    refuse_team(processes, torch.device(stage.device), stage.name)
     if processes > 1:
         threads = max(1, torch.get_num_threads() // processes)
         picklable = replace(stage, lock=None)
@@ -500,7 +501,7 @@ def _train_member(team: Team, stage: Stage, folder: Path, named: Mapping) -> Non
 
 def _train_together(stage: Stage, folder: Path, named: Mapping) -> None:
     """Train in several processes to the end, where the stage is asked for more than one."""
-    refuse_team(stage.parameters.processes, torch.device(stage.device), stage.recipe.train.batch)
+    refuse_team(stage.parameters.processes, torch.device(stage.device), batch=stage.recipe.train.batch)
     _share(_train_member, stage, folder, named)
 
 # %% ../../nbs/6_studies/62_stages.ipynb #680529c0
