@@ -6,13 +6,18 @@
 __all__ = ['STAGES', 'COMMON_PARAMETERS', 'ENGINE_PID', 'PHANTOM_SETS', 'CohortParameters', 'EncodeParameters', 'TrainParameters',
            'GenerateParameters', 'EvaluateParameters', 'ClassifyParameters', 'read_parameters', 'Step',
            'refuse_unknown_stages', 'stage_parameters', 'Run', 'refuse_other_folder', 'run_request', 'write_request',
-           'sort_settings', 'hold', 'watch_engine', 'Stage', 'plain_values', 'open_stage']
+           'sort_settings', 'Lease', 'hold', 'watch_engine', 'Stage', 'plain_values', 'open_stage']
 
 # %% ../../nbs/6_studies/60_run.ipynb #77f73092
+import atexit
+import errno
+import hashlib
 import os
+import platform
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -342,9 +347,89 @@ def sort_settings(settings: Mapping[str, object]) -> tuple[dict, dict[str, dict]
             overrides[key] = value
     return overrides, parameters
 
+# %% ../../nbs/6_studies/60_run.ipynb #1ea5e001
+_LEASE_S = 120.0  # a lease that was not renewed for so long is of a process that is gone
+
+
+def _this_machine() -> str:
+    """Name this machine so that nobody reads its name."""
+    return hashlib.blake2b(platform.node().encode(), digest_size=6).hexdigest()
+
+
+class Lease:
+    """A hold where the file system knows no locks: a file that one process alone can make, renewed while it lives."""
+
+    def __init__(self, path: Path):
+        """Make the file; FileExistsError where another has."""
+        self.path = path
+        self.file = os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "w")
+        self.file.write(f"{_this_machine()} {os.getpid()}")
+        self.file.flush()
+        self.is_over = threading.Event()
+        threading.Thread(target=self._renew, daemon=True).start()
+        atexit.register(self.close)
+
+    def _renew(self) -> None:
+        """Touch the file again and again."""
+        while not self.is_over.wait(_LEASE_S / 6):
+            os.utime(self.path)
+
+    def fileno(self) -> int:
+        """Give the open file's number."""
+        return self.file.fileno()
+
+    def close(self) -> None:
+        """End the hold."""
+        if not self.is_over.is_set():
+            self.is_over.set()
+            self.file.close()
+            self.path.unlink(missing_ok=True)
+
+# %% ../../nbs/6_studies/60_run.ipynb #1ea5e002
+def _is_left_behind(path: Path) -> bool:
+    """Say whether the process that made a lease is gone: not found here, or elsewhere and no longer renewing it."""
+    machine, _, pid = path.read_text().partition(" ")
+    if machine != _this_machine():
+        return time.time() - path.stat().st_mtime > _LEASE_S
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _leased(path: Path) -> Lease:
+    """Take a lease beside a lock file; BlockingIOError where another process has it."""
+    path = path.with_suffix(".lease")
+    with suppress(FileNotFoundError, ValueError):
+        if _is_left_behind(path):
+            path.unlink()
+    try:
+        return Lease(path)
+    except FileExistsError:
+        raise BlockingIOError from None
+
+
+_KNOWS_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre without its option flock
+
+
+def _locked(path: Path) -> TextIO | Lease:
+    """Lock a file; BlockingIOError where another process holds it."""
+    import fcntl  # not on Windows, where Snakemake does not run either
+
+    opened = open(path, "a")  # noqa: SIM115 (the caller closes it)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        opened.close()
+        if error.errno in _KNOWS_NO_LOCKS:
+            return _leased(path)
+        raise
+    return opened
+
 # %% ../../nbs/6_studies/60_run.ipynb #7fc6ec5c
-def hold(path: Path, patience_s: float = 10.0) -> TextIO:
-    """Hold a lock file for as long as the returned file is open.
+def hold(path: Path, patience_s: float = 10.0) -> TextIO | Lease:
+    """Hold a lock file for as long as the returned file is open; a lease where the file system knows no locks.
 
     Args:
         path: the lock file, in a folder of the run; it is made where it is missing.
@@ -353,20 +438,15 @@ def hold(path: Path, patience_s: float = 10.0) -> TextIO:
     Raises:
         CcellaError: another process keeps it longer.
     """
-    import fcntl  # not on Windows, where Snakemake does not run either
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    opened = open(path, "a")  # noqa: SIM115 (the caller closes it)
     end = time.monotonic() + patience_s
     while True:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return opened
+            return _locked(path)
         except BlockingIOError:
             if time.monotonic() <= end:
                 time.sleep(0.2)
                 continue
-            opened.close()
             run = path.parent.parent
             raise CcellaError(
                 f"{run}: found another process at work (it holds {path.name}), expected none; wait for it or end it"
