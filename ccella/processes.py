@@ -229,7 +229,8 @@ def in_order(work: Callable, items: Iterable, workers: int) -> Iterator:
     if workers < 2:
         yield from map(work, items)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    # a forked process cannot go on with its parent's threads, and would wait for them for ever
+    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting: deque = deque()
         for item in items:
             waiting.append(pool.submit(work, item))
