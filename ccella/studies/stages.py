@@ -559,7 +559,7 @@ def loss_picture(metrics: Mapping) -> Figure:
         held += [(step, loss) for step, _, loss in rows if loss is not None]
         steps, losses = zip(*held)
         lines["held out"] = Curve(steps, losses)
-    return curves(lines, "step", "denoising loss (L1)")
+    return curves(lines, "step", "denoising loss")
 
 # %% ../../nbs/6_studies/62_stages.ipynb #a1318443
 def _clear_other(synthetic: Path, of: Mapping) -> None:
