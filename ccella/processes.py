@@ -7,6 +7,7 @@ __all__ = ['asked_to_stop', 'device_of', 'Team', 'refuse_team', 'together', 'in_
 
 # %% ../nbs/0_ground/05_processes.ipynb #c2d240d4
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -218,6 +219,11 @@ def together(work: Callable, size: int, threads: int, device: str, *arguments) -
 _AHEAD = 2  # results that wait, for each process
 
 
+def _pickled(work: Callable, item: object) -> bytes:
+    # left to themselves, tensors go through a socket, whose path may be too long where files are put deep
+    return pickle.dumps(work(item))
+
+
 def in_order(work: Callable, items: Iterable, workers: int) -> Iterator:
     """Apply a function to each of some items, and give the results in their order.
 
@@ -233,8 +239,8 @@ def in_order(work: Callable, items: Iterable, workers: int) -> Iterator:
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting: deque = deque()
         for item in items:
-            waiting.append(pool.submit(work, item))
+            waiting.append(pool.submit(_pickled, work, item))
             if len(waiting) > _AHEAD * workers:
-                yield waiting.popleft().result()
+                yield pickle.loads(waiting.popleft().result())
         while waiting:
-            yield waiting.popleft().result()
+            yield pickle.loads(waiting.popleft().result())

@@ -69,7 +69,7 @@ class EvaluateParameters(Config):
     untrained: int = Field(24, ge=4)  # exams of the same model with random weights
     reports: int = Field(400, ge=20)  # unseen phantom reports for the class head
     draws: int = Field(50, ge=2)  # subsets behind an interval
-    features: str = "shipped"  # or a published feature network, NAME=PATH as in `ccella evaluate --features`
+    features: str = "shipped"  # or what `ccella evaluate --features` takes
 
 
 class ClassifyParameters(Config):
