@@ -74,8 +74,9 @@ def run_notebook(notebook: Path, output: Path, folder: Path, fast: bool) -> None
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
 def test_notebook(notebook, tmp_path, heavy_libraries, pytestconfig):
     output, fast = tmp_path / "output.txt", pytestconfig.getoption("--fast")
-    folder = tmp_path / "scratch"
-    folder.mkdir()
+    # deep enough that a socket's path there would be too long
+    folder = tmp_path / "scratch" / ("of_a_long_name" * 8)
+    folder.mkdir(parents=True)
     process = multiprocessing.get_context("fork").Process(target=run_notebook, args=(notebook, output, folder, fast))
     process.start()
     process.join(LIMIT_S)

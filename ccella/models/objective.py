@@ -232,8 +232,8 @@ def joint_loss(
         target_scale: factor of the class loss, 100 in the papers.
         weight: how much each voxel counts, of a shape that spreads over the prediction's; None: all the same.
         loss: of each voxel, its absolute error or the square of it.
-        scales: sides of cubes in voxels, over which errors are averaged before their norm is taken; the losses of all
-            scales are averaged (multiscale loss of simple diffusion, arXiv 2301.11093, equation 4, with another factor).
+        scales: sides of cubes in voxels, over which errors are averaged before their norm is taken; the scales' losses
+            are averaged (multiscale loss, arXiv 2301.11093, equation 4; the factor is ours).
 
     Raises:
         CcellaError: the shapes differ, or logits came without labels.
