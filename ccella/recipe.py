@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .core import CcellaError, atomic_path, packaged, patch
 
@@ -284,8 +284,6 @@ class ObjectiveConfig(Config):
     target_scale: float = 100.0
     region_weight: dict[Literal["gland", "lesion"], float] = {"gland": 1.0, "lesion": 1.0}
     loss: Literal["l1", "l2"] = "l1"  # of each voxel: its absolute error or the square of it
-    # sides of cubes of latent voxels over which errors are averaged: with 1, 2 and 4 anatomy counts more than noise
-    scales: tuple[PositiveInt, ...] = Field((1,), min_length=1)
     skip: bool = False  # the network predicts what the best linear guess from its input leaves open
     lesion_region: Literal["mask", "report"] = "mask"  # where a lesion is: in its mask, or where its report says
 
@@ -457,7 +455,6 @@ ADDED_LATER: dict[str, object] = {
     "vae.channels_in": 1,
     "objective.lesion_region": "mask",
     "objective.loss": "l1",
-    "objective.scales": [1],
     "objective.skip": False,
     "text.precision": "fp32",
     "train.mirror": False,
@@ -537,9 +534,6 @@ def _check_together(recipe: Recipe) -> None:
             f"grid.shape {recipe.grid.shape} must be divisible by {steps} "
             f"(VAE {recipe.vae.factor} × U-Net {of_unet} on each axis)"
         )
-    _, *latent = recipe.latent_shape
-    if any(n % side for n in latent for side in recipe.objective.scales):
-        raise ValueError(f"objective.scales {recipe.objective.scales} must divide each side of the latents, {latent}")
     masked = recipe.text.padding or recipe.model.adapter.mask_padding
     if recipe.model.text and not masked:
         raise ValueError(

@@ -113,7 +113,6 @@ def step_loss(model: LatentDiffusion, task: Task, objective: ObjectiveConfig, de
         target_scale=objective.target_scale,
         weight=weight,
         loss=objective.loss,
-        scales=objective.scales,
     )
 
 # %% ../../nbs/4_generators/42_fit_generator.ipynb #a9ac4979

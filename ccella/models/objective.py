@@ -8,7 +8,6 @@ __all__ = ['alpha_bars', 'mixing', 'add_noise', 'target', 'with_linear_guess', '
 
 # %% ../../nbs/3_models/35_objective.ipynb #69fbfaa8
 import functools
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -187,24 +186,13 @@ class JointLoss(NamedTuple):
     classify: Tensor
 
 
-_POWER = {"l1": 1, "l2": 2}
-
-
-def _cubes(off_by: Float[Tensor, "b c x y z"], side: int) -> Tensor:
-    """Average over cubes of `side` voxels, times the factor that leaves white noise at its own spread."""
-    axes = off_by.ndim - 2
-    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[axes - 1]
-    return pool(off_by, side) * side ** (axes / 2)
-
-
-def _mean_error(prediction: Tensor, wanted: Tensor, weight: Tensor | None, loss: str, scales: Sequence[int]) -> Tensor:
-    """Mean absolute ("l1") or squared ("l2") error in float32, each voxel by its weight, averaged over scales."""
-    power = _POWER[loss]
+def _mean_error(prediction: Tensor, wanted: Tensor, weight: Tensor | None, loss: str) -> Tensor:
+    """Mean absolute ("l1") or squared ("l2") error in float32, each voxel by its weight."""
     off_by = prediction.float() - wanted.float()
-    weight = off_by.new_ones(()) if weight is None else weight
-    weighed = off_by * weight ** (1 / power)
-    errors = [_cubes(weighed, side).abs().pow(power).mean() for side in scales]
-    return torch.stack(errors).mean() / weight.mean()
+    error = off_by.square() if loss == "l2" else off_by.abs()
+    if weight is None:
+        return error.mean()
+    return (weight * error).sum() / weight.expand_as(error).sum()
 
 # %% ../../nbs/3_models/35_objective.ipynb #c4077118
 def joint_loss(
@@ -218,7 +206,6 @@ def joint_loss(
     target_scale: float = 100.0,
     weight: Tensor | None = None,
     loss: Literal["l1", "l2"] = "l1",
-    scales: Sequence[int] = (1,),
 ) -> JointLoss:
     """Give the loss of the prediction, an L1 in the papers, plus the weighted class loss (CCELLA, arXiv 2506.10230).
 
@@ -232,8 +219,6 @@ def joint_loss(
         target_scale: factor of the class loss, 100 in the papers.
         weight: how much each voxel counts, of a shape that spreads over the prediction's; None: all the same.
         loss: of each voxel, its absolute error or the square of it.
-        scales: sides of cubes in voxels, over which errors are averaged before their norm is taken; the scales' losses
-            are averaged (multiscale loss, arXiv 2301.11093, equation 4; the factor is ours).
 
     Raises:
         CcellaError: the shapes differ, or logits came without labels.
@@ -243,7 +228,7 @@ def joint_loss(
             f"joint loss: found a prediction of {tuple(prediction.shape)} and a target of {tuple(wanted.shape)}, "
             "expected one shape; compare a prediction with its own target"
         )
-    denoise = _mean_error(prediction, wanted, weight, loss, scales)
+    denoise = _mean_error(prediction, wanted, weight, loss)
     no_class = label is None and class_weight == 0
     if logits is None or no_class:
         return JointLoss(denoise, denoise, denoise.new_zeros(()))
