@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RowsOption', 'SeedsOption', 'BaseRecipeOption', 'ListCellsOption', 'GridSettingsOption', 'ablate_command',
-           'recipes_command']
+           'recipes_command', 'plan_command']
 
 # %% ../nbs/7_cli/73_recipe_commands.ipynb #1b4382cc
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from ccella.run_commands import (
     CoresOption,
     ProfileOption,
     RunName,
+    SettingsOption,
     before_in,
     cores_or_all,
     device_of_jobs,
@@ -208,3 +209,65 @@ def recipes_command(
         return
     _show_recipes()
     _show_stage_settings()
+
+# %% ../nbs/7_cli/73_recipe_commands.ipynb #bac382d9
+def _device_name(device: str) -> str:
+    """Name a device as records do: cpu, or the card's own name."""
+    import torch
+
+    from ccella.processes import device_of
+
+    kind = device_of(device)
+    return torch.cuda.get_device_name() if kind == "cuda" else kind
+
+
+def _time_of(seconds: float | None) -> str:
+    """Lay out a time in the unit that suits it."""
+    if seconds is None:
+        return "not measured"
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _basis_of(speeds, device: str) -> str:
+    """Say where the times come from."""
+    if speeds is None:
+        return f"Time: not measured on this device ({device})."
+    threads = f"{speeds.threads} threads" if speeds.threads != 1 else "1 thread"
+    where = f"{speeds.device}, {threads}" if speeds.device == "cpu" else speeds.device
+    return f"Time: by the record '{speeds.record}' ({where}), at the sizes of the recipe '{speeds.recipe}'."
+
+# %% ../nbs/7_cli/73_recipe_commands.ipynb #b66a3603
+@command(
+    "plan",
+    RUNS_PANEL,
+    "ccella plan ccellapp --exams 4152  the papers' CCELLA++",
+    "ccella plan my.yaml --exams 400 --set sample.steps=30 --set sample.scheduler=dpm++",
+)
+def plan_command(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe of the package or a YAML file.")],
+    exams: Annotated[int, typer.Option(min=1, help="Exams to learn from; as many are made.")],
+    settings: SettingsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Tell what a run would take: work, time, memory and disk of each stage.
+
+    Work is counted from the recipe's sizes. Time is work by the speed that a record measured, and is not told where
+    none did. Reading and preparing volumes, and the distances of the evaluation, are not counted.
+    """
+    from ccella.recipe import load_recipe
+    from ccella.studies.cost import measured_speeds, seconds_of, stage_costs
+
+    planned = load_recipe(recipe, settings_of(settings))
+    name = _device_name(device)
+    speeds = measured_speeds(planned, name)
+    title = f"{planned.name}, {exams} exams"
+    lines = result_table(title, "stage", "work, TFLOP", "time", "memory, GB", "disk, GB", "not counted")
+    for cost in stage_costs(planned, exams):
+        work = f"{sum(cost.tflop.values()):,.0f}"
+        time = _time_of(seconds_of(cost, speeds))
+        lines.add_row(cost.stage, work, time, f"{cost.memory_gb:.1f}", f"{cost.disk_gb:,.1f}", cost.not_counted)
+    console().print(lines)
+    console().print(_basis_of(speeds, name))

@@ -43,3 +43,21 @@ def test_its_record_keeps_within_the_limit():
     assert len(peaks) == 6
     assert max(peaks) == found["peak_gb"]
     assert found["peak_gb"] < LIMIT_GB
+
+
+def test_plans_reckon_with_the_speeds_that_the_record_measured():
+    from ccella.core import packaged
+    from ccella.recipe import load_recipe
+    from ccella.studies.cost import autoencoder_costs, denoiser_cost
+
+    found = json.loads((RECORDS / "full_size.metrics.json").read_text())
+    entries = json.loads((packaged("grid") / "speeds.json").read_text())
+    (speeds,) = [entry for entry in entries if entry["record"] == "full_size"]
+    recipe = load_recipe(speeds["recipe"])
+    _, decoder = autoencoder_costs(recipe)
+    expected = {
+        "denoiser": 2 * denoiser_cost(recipe).tflop / found["denoiser: 2 steps.seconds"],
+        "autoencoder": 3 * decoder.tflop / found["decode: three sequences.seconds"],
+    }
+    assert speeds["threads"] == found["threads"]
+    assert {kind: speeds["tflop_per_s"][kind] for kind in expected} == pytest.approx(expected, rel=0.01)

@@ -275,7 +275,8 @@ def class_vector(self: LatentDiffusion, logits: Tensor | None, cond: Conditionin
 def _check_batch(self: LatentDiffusion, x: Tensor, t: Tensor, cond: Conditioning) -> None:
     """Refuse timesteps out of range, a missing spacing, and batches of different sizes."""
     last = self.last_timestep
-    if not torch.compiler.is_compiling() and not ((t >= 0) & (t <= last)).all():
+    has_values = not (t.is_meta or torch.compiler.is_compiling())
+    if has_values and not ((t >= 0) & (t <= last)).all():
         lowest, highest = t.min(), t.max()
         raise CcellaError(f"timestep: found {lowest:g} to {highest:g}, expected 0 to {last}")
     if cond.spacing_mm is None:
