@@ -318,6 +318,7 @@ def test_recipes(content, words, tmp_path):
     refused(tmp_path, "recipes", path, words=[named, words])
     refused(tmp_path, "run", new, recipe=path, words=[named, words])
     refused(tmp_path, "train", new, recipe=path, words=[named, words])
+    refused(tmp_path, "plan", path, exams=10, words=[named, words])
     refused(tmp_path, "run", new, recipe="tiny", set="train.stepz=3", words=["found an unknown key 'train.stepz'"])
 
 

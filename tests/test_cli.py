@@ -224,6 +224,16 @@ def test_recipes_are_listed_and_written_out(tmp_path):
     assert load_recipe(full).differences(load_recipe("tiny")) == {}
 
 
+def test_a_plan_tells_every_stage_and_where_its_times_come_from():
+    """What was not measured is not told; what cannot be is refused."""
+    planned = ccella("plan", "tiny", exams=10, device="cpu").out
+    for words in ("encode", "train", "generate", "classify", "not measured", "by the record 'full_size'"):
+        assert words in planned
+    refused = ccella("plan", "tiny", exams=0)
+    assert refused.code == 2
+    assert "--exams" in refused.err
+
+
 def test_one_exam_from_one_report(generator, report, monkeypatch):
     """A report becomes an exam of a cohort, as large as the recipe says and in its limits."""
     from ccella.exams.volumes import read_volume
