@@ -417,7 +417,8 @@ def tokens_lost(tokenizer: PreTrainedTokenizerFast, text: str, max_length: int) 
         text: a report.
         max_length: tokens that are read, from the report's end.
     """
-    return max(0, len(tokenizer(text).input_ids) - max_length)
+    ids = tokenizer(text, verbose=False).input_ids  # else a text that is too long is told on the screen
+    return max(0, len(ids) - max_length)
 
 # %% ../../nbs/3_models/32_text.ipynb #da9cb5a2
 def collate(states: Sequence[Float[Tensor, "n d"]]) -> tuple[Float[Tensor, "b n d"], Bool[Tensor, "b n"]]:
