@@ -10,7 +10,6 @@ __all__ = ['RunName', 'SettingsOption', 'CohortOption', 'RecipeOption', 'FromScr
            'StudyExams', 'run_command', 'execute_notebook', 'evaluate_command']
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #3b2fc1a6
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,8 +88,10 @@ class RunOptions:
 
 
 def cores_or_all(cores: int | None) -> int:
-    """Give a number of cores: the given one, else all that there are."""
-    return cores or os.cpu_count() or 1
+    """Give a number of cores: the given one, else all that this process may use."""
+    from ccella.processes import usable_cores
+
+    return cores or usable_cores()
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #df15ad49
 def _base_recipe(name: str, given: str | None, folder: Path) -> str | Path:

@@ -40,8 +40,8 @@ from ccella.studies.arms import (
     statements,
     trainings,
 )
-from ccella.studies.engine import engine_command, run_engine, write_plan
-from ccella.studies.run import ENGINE_PID, Run, hold
+from ccella.studies.engine import engine_command, plan_run, run_engine, write_plan
+from ccella.studies.run import ENGINE_PID, Run, hold, run_request
 
 OVERRIDES = {"name": "adapt"}
 RECIPE = load_recipe("tiny", OVERRIDES)
@@ -147,7 +147,25 @@ def test_a_study_of_full_size_dry_run(tmp_path, profile):
     assert "metrics/bpMRI_pirads_scratch_50_choice.json" in job, "all is chosen before a trial begins"
     assert "logs/bpMRI_histology_synthetic1_6p25_t2.log" in job
     assert ("gpu=1" in job) == (profile in ("gpu", "slurm"))
-    assert ("slurm_partition=gpu" in job) == (profile == "slurm")
+    assert ("runtime=720" in job) == (profile == "slurm")
+
+
+@pytest.mark.slow
+def test_what_the_stages_of_full_size_ask_a_cluster_for(tmp_path):
+    """A card where there is a network; a day for a training; few cores of a large login node."""
+    run = Run(tmp_path / "full")
+    recipe, request = run_request(run, "ccellapp", {"generate": {"jobs": 4}})
+    written = write_plan(run.folder, plan_run(recipe, request, 64), "auto")
+    command = engine_command(run.folder, written, [], 64, "slurm", "--dry-run")
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    jobs = {}
+    for name, job in re.findall(r"^rule (\w+):\n((?:    .*\n)+)", told, re.MULTILINE):
+        asked = dict(re.findall(r"(threads|gpu|runtime|mem_mb)[=:] ?(\d+)", job))
+        jobs[name] = tuple(int(asked.get(key, 1)) for key in ("threads", "gpu", "runtime", "mem_mb"))
+    assert jobs["cohort"] == (8, 0, 480, 32000)
+    assert jobs["train"] == jobs["classify"] == (8, 1, 1440, 32000)
+    assert jobs["encode"] == jobs["generate_1"] == jobs["generate_4"] == (8, 1, 720, 32000)
+    assert jobs["evaluate"] == (8, 1, 720, 64000)
 
 
 def test_an_unknown_profile_is_refused(tmp_path):

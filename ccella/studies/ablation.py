@@ -631,7 +631,7 @@ def run_ablation(
         recipe: the base of all rows.
         parameters: of `AblationParameters`.
         cohort: parameters of the cohort stage.
-        cores: of this machine, or jobs of a cluster.
+        cores: of this machine; on a cluster of a job, at most as many as the profile says.
         device: torch's name of a device.
         profile: `local`, `gpu`, `slurm` or a folder of Snakemake's.
         console: where progress is told.

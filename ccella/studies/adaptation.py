@@ -788,7 +788,7 @@ def run_adaptation(
         run: the study's folder.
         recipe: by which exams are prepared, and whose classifier is trained.
         parameters: of `AdaptationParameters`.
-        cores: of this machine, or jobs of a cluster.
+        cores: of this machine; on a cluster of a job, at most as many as the profile says.
         device: torch's name of a device.
         profile: `local`, `gpu`, `slurm` or a folder of Snakemake's.
         console: where progress is told.
@@ -809,7 +809,7 @@ def run_adaptation(
 def _state_before(run: Run, recipe: Recipe, request: Mapping, plan: Callable[[Recipe, Mapping, int], Mapping]) -> None:
     """Write down what is asked for and what it will do, where it can be planned and nobody else is in the folder."""
     plan(recipe, request, 1)
-    lock = hold(run.folder / "logs" / "engine.lock")
+    lock = hold(run.folder / "logs" / "engine.lock", 10)
     try:
         run.save_request(recipe, request)
         state_study(run, AdaptationParameters.model_validate(request["adapt"]), recipe)

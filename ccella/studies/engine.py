@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -24,6 +25,7 @@ from rich.console import Console
 
 from ..core import CcellaError, atomic_path, packaged, read_json, write_json
 from ..exams.content import cohort_content
+from ..processes import usable_cores
 from ..recipe import Recipe
 from .run import ENGINE_PID, STAGES, Run, hold, refuse_unknown_stages, run_request
 
@@ -97,6 +99,17 @@ def _content_of(source: str | None) -> str | None:
     return cohort_content(source)
 
 
+def _plan_shares(name: str, parameters: Mapping, threads: int) -> dict[str, dict]:
+    """Plan the jobs that share a stage's work before it puts it together; none where it does all itself."""
+    jobs, shares = parameters.get("jobs", 1), {}
+    if jobs > 1:
+        for share in range(1, jobs + 1):
+            given = {**parameters, "share": share}
+            folder = f"cells/{name}_{share}/"
+            shares[f"{name}_{share}"] = plan_cell(f"{name}_share.ipynb", given, STAGES[name].after, threads, folder)
+    return shares
+
+
 def plan_run(recipe: Recipe, request: Mapping, cores: int) -> dict:
     """Plan the six stages of a run for the engine.
 
@@ -110,7 +123,9 @@ def plan_run(recipe: Recipe, request: Mapping, cores: int) -> dict:
         parameters = {"recipe": recipe.hash(step.reads), **request["parameters"][name]}
         threads = max(1, cores // 2) if name in SIDE_BY_SIDE else cores
         content = _content_of(parameters.get("source"))
-        cells[name] = plan_cell(step.notebook, parameters, step.after, threads, cohort=content)
+        shares = _plan_shares(name, parameters, threads)
+        cells |= shares
+        cells[name] = plan_cell(step.notebook, parameters, [*step.after, *shares], threads, cohort=content)
     return plan_of(cells, show_reports=request["show_reports"])
 
 # %% ../../nbs/6_studies/61_engine.ipynb #09e4c875
@@ -125,8 +140,12 @@ def write_plan(folder: Path, plan: Mapping, device: str) -> Path:
     return logs / "plan.json"
 
 # %% ../../nbs/6_studies/61_engine.ipynb #7f19d2b4
+def _text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+
+
 def _error_outputs(executed: Path) -> Iterator[dict]:
-    if executed.is_file():
+    with suppress(CcellaError):  # it may be missing, empty or cut short
         for cell in read_json(executed)["cells"]:
             for output in cell.get("outputs", []):
                 if output["output_type"] == "error":
@@ -142,14 +161,39 @@ def error_in(executed: Path) -> str | None:
     message = lines[0] if lines else ""
     return message if kind == "CcellaError" else f"{kind}: {message} (see {executed})"
 
+# %% ../../nbs/6_studies/61_engine.ipynb #26d3d2a9
+_JOB_ENDS = {  # SLURM's word for how a job ended
+    "TIMEOUT": "its job reached its time limit; raise its runtime in the profile",
+    "OUT_OF_MEMORY": "its job was killed for memory; raise its mem_mb in the profile",
+    "CANCELLED": "its job was cancelled",
+}
+_NO_MEMORY = "its process was killed, as happens when memory is short; give it more (on a cluster mem_mb in the profile)"
+_GOES_ON = "what it kept stands, and the same command goes on from there"
+
+
+def _end_of_job(folder: Path, name: str) -> str | None:
+    """Say what the engine told of the end of a cell's last job, where that is more than that it failed."""
+    log = _text_of(folder / "logs" / "engine.log")
+    *_, told = log.split(f"\nError in rule {name}:\n    message: ")
+    message, _, _ = told.partition("\n    jobid: ")
+    if "sbatch failed" in message:
+        said = re.search("error message was '(.*?)'\\.\n", message, re.DOTALL)
+        why = " ".join(said[1].split()) if said else message.splitlines()[0]
+        return f"its job was refused ({why}); correct what it asks for in the profile"
+    status = re.search(r"SLURM status is: '(\w+)'", message)
+    how = _JOB_ENDS.get(status[1]) if status else None
+    return f"{how}; {_GOES_ON}" if how else None
+
 
 def failure_text(folder: Path, cells: Mapping[str, Mapping], name: str) -> str:
-    """Say why a cell failed: the last error in its executed notebook, or where to look."""
+    """Say why a cell failed: how its job ended, the last error in its executed notebook, or where to look."""
     log = folder / "logs" / f"{name}.log"
-    error = None
-    if name in cells:
+    error = _end_of_job(folder, name)
+    if error is None and name in cells:
         executed = cells[name]["executed"]
         error = error_in(folder / executed)
+    if error is None and "DeadKernelError" in _text_of(log):
+        error = f"{_NO_MEMORY}; {_GOES_ON}"
     return error or f"see {log}"
 
 # %% ../../nbs/6_studies/61_engine.ipynb #761cb9ac
@@ -167,7 +211,7 @@ def stage_progress(run: Run, stage: str) -> str:
     if stage == "train":
         return training_progress(run.model / "metrics.csv")
     exams = run.synthetic / "exams"
-    if stage == "generate" and exams.is_dir():
+    if stage.startswith("generate") and exams.is_dir():
         return f"{len(list(exams.iterdir()))} exams"
     return ""
 
@@ -187,7 +231,7 @@ _GOAL = "everything"  # the Snakefile's rule that only names the page
 
 
 class EngineLog:
-    """What an engine's growing log says of the cells: when each began, and which are done or failed, in order."""
+    """What an engine's growing log says of the cells: when each last began, and which are done or failed, in order."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -213,6 +257,7 @@ class EngineLog:
             now = time.perf_counter()
             if event == "begun":
                 self.begun[name] = now
+                self.failed = [other for other in self.failed if other != name]  # a cluster's job is tried again
             elif name in self.running():
                 names = self.done if event == "done" else self.failed
                 names.append(name)
@@ -283,7 +328,7 @@ def engine_command(folder: Path, plan: Path, targets: Iterable[str], cores: int,
         folder: the run's folder.
         plan: where the plan was written.
         targets: names of cells, with what they need; none: every cell and the page.
-        cores: of this machine, or jobs of a cluster.
+        cores: of this machine; on a cluster of a job, at most as many as the profile says.
         profile: a known one, or a folder that holds a `config.yaml` of Snakemake's.
         more: further options of Snakemake.
 
@@ -345,7 +390,7 @@ def run_engine(
         folder: the run's folder.
         plan: as `plan_of` gives it.
         targets: names of cells, with what they need; none: every cell and the page.
-        cores: of this machine, or jobs of a cluster.
+        cores: of this machine; on a cluster of a job, at most as many as the profile says.
         device: torch's name of a device.
         lock: the open file of `hold`, which the engine keeps open while it lives.
         profile: `local`, which becomes `gpu`, whose jobs take turns on the GPU, where the device is one; `slurm`; a
@@ -391,7 +436,7 @@ def run_grid(
         ask: gives the recipe and the request of the run, what is not given now being as it was; refuses another folder.
         plan: gives the engine's plan of a recipe, a request and a number of cores.
         targets: names of cells, with what they need; none: every cell and the page.
-        cores: of this machine, or jobs of a cluster.
+        cores: of this machine; on a cluster of a job, at most as many as the profile says.
         device: torch's name of a device.
         profile: `local`, `gpu`, `slurm` or a folder of Snakemake's.
         console: where progress is told; by default the error stream.
@@ -401,7 +446,7 @@ def run_grid(
         CcellaError: what `ask` and `plan` refuse, another process in the folder, or the first failed cell's own words.
     """
     plan(*ask(run), cores)  # refused before anything is written
-    lock = hold(run.folder / "logs" / "engine.lock")
+    lock = hold(run.folder / "logs" / "engine.lock", 10)
     try:
         recipe, request = ask(run)
         run.save_request(recipe, request)
@@ -443,6 +488,6 @@ def execute_run(
     targets = tuple(targets or ())
     refuse_unknown_stages(targets)
     ask = partial(run_request, recipe=recipe, parameters=parameters, show_reports=show_reports)
-    cores = cores or os.cpu_count() or 1
+    cores = cores or usable_cores()
     progress = partial(stage_progress, run)
     return run_grid(run, ask, plan_run, targets, cores, device, profile, console, progress)

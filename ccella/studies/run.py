@@ -60,6 +60,7 @@ class GenerateParameters(Config):
     replicates: int = Field(1, ge=1)
     batch: int = Field(16, ge=1)  # exams sampled together; no result depends on it
     processes: int = Field(1, ge=1)  # that share the batches; on CUDA each has a card of its own
+    jobs: int = Field(1, ge=1)  # of a cluster, or of this machine one after another, that share the batches
 
 
 class EvaluateParameters(Config):
@@ -428,12 +429,13 @@ def _locked(path: Path) -> TextIO | Lease:
     return opened
 
 # %% ../../nbs/6_studies/60_run.ipynb #7fc6ec5c
-def hold(path: Path, patience_s: float = 10.0) -> TextIO | Lease:
+def hold(path: Path, patience_s: float = 1.25 * _LEASE_S) -> TextIO | Lease:
     """Hold a lock file for as long as the returned file is open; a lease where the file system knows no locks.
 
     Args:
         path: the lock file, in a folder of the run; it is made where it is missing.
-        patience_s: seconds to wait for another process that holds it.
+        patience_s: seconds to wait for another process that holds it; by default until the lease is over of a killed
+            one, whose work another machine goes on with.
 
     Raises:
         CcellaError: another process keeps it longer.
@@ -477,15 +479,25 @@ PHANTOM_SETS = ("cohort", "fresh", "other", "reference", "reports", "test")
 
 @dataclass
 class Stage:
-    """An open stage: its run, the run's recipe, its own parameters, a device."""
+    """An open stage: its run, the run's recipe, its own parameters, a device.
+
+    Attributes:
+        share: which this is of several jobs that do the stage, from 1; 0: the one that does all or puts it together.
+    """
 
     name: str
     run: Run
     recipe: Recipe
     parameters: Config
     device: str = "cpu"
+    share: int = 0
     started: float = field(default_factory=time.perf_counter)
     lock: object = field(default=None, repr=False)
+
+    @property
+    def cell(self) -> str:
+        """Name its notebook in the engine's plan."""
+        return f"{self.name}_{self.share}" if self.share else self.name
 
     @property
     def cohort_parameters(self) -> CohortParameters:
@@ -504,7 +516,7 @@ class Stage:
             "seconds": round(time.perf_counter() - self.started, 1),
             "provenance": provenance(device=self.device),
         }
-        write_json(self.run.metrics(self.name), {**metrics, **how})
+        write_json(self.run.metrics(self.cell), {**metrics, **how})
         return dict(metrics)
 
 # %% ../../nbs/6_studies/60_run.ipynb #1acd647e
@@ -544,6 +556,7 @@ def open_stage(name: str, namespace: Mapping) -> Stage:
             in.
     """
     given = plain_values(namespace)
+    share = given.pop("share", 0)
     own = {key: value for key, value in given.items() if key not in COMMON_PARAMETERS}
     parameters = stage_parameters(name, own)
     _refuse_missing(name, parameters, given)
@@ -551,5 +564,6 @@ def open_stage(name: str, namespace: Mapping) -> Stage:
     _refuse_other_recipe(name, run, given["recipe"])
     torch.set_num_threads(int(given["threads"]))
     watch_engine()
-    lock = hold(run.folder / "logs" / f"{name}.lock")
-    return Stage(name, run, run.recipe(), parameters, device_of(given["device"]), lock=lock)
+    stage = Stage(name, run, run.recipe(), parameters, device_of(given["device"]), share)
+    stage.lock = hold(run.folder / "logs" / f"{stage.cell}.lock")
+    return stage

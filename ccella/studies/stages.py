@@ -6,12 +6,13 @@
 __all__ = ['phantom_cohort', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort_metrics', 'may_show_reports', 'exams_picture',
            'text_states', 'open_latents', 'trained_on', 'encode_latents', 'encode_reports', 'encode_exams',
            'reconstruct', 'encode_metrics', 'reconstruction_picture', 'model_folder', 'assert_one_institution',
-           'initial_model', 'exams_to_learn', 'open_caches', 'train_model', 'loss_picture', 'generate_synthetic',
-           'synthetic_of', 'pairs_picture', 'generate_metrics']
+           'initial_model', 'exams_to_learn', 'open_caches', 'train_model', 'loss_picture', 'generate_part',
+           'generate_synthetic', 'synthetic_of', 'pairs_picture', 'generate_metrics']
 
 # %% ../../nbs/6_studies/62_stages.ipynb #033032a9
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,7 +51,7 @@ from ..organs.prostate.patient import P_CATEGORY, P_CATEGORY_RICH
 from ..organs.prostate.phantom import write_phantoms
 from ..processes import Team, refuse_team, together
 from ..recipe import PhantomConfig, Recipe
-from .run import Run, Stage
+from .run import Run, Stage, hold
 
 # %% ../../nbs/6_studies/62_stages.ipynb #1395ecdc
 def _is_made_from(note: Path, settings: Mapping) -> bool:
@@ -615,6 +616,13 @@ def _generation_settings(stage: Stage) -> dict:
     }
 
 # %% ../../nbs/6_studies/62_stages.ipynb #ae4553e4
+def _among_all(stage: Stage, team: Team) -> Team:
+    """Give a process's place among all processes of all jobs that share a stage."""
+    jobs = stage.parameters.jobs if stage.share else 1
+    before = max(0, stage.share - 1) * team.size
+    return Team(before + team.rank, jobs * team.size)
+
+
 def _generate_member(team: Team, stage: Stage) -> None:
     """Take this process's share of the synthetic exams."""
     stage = replace(stage, device=team.device(stage.device))
@@ -623,16 +631,34 @@ def _generate_member(team: Team, stage: Stage) -> None:
     origin = origin_of(model, vae, stage.recipe, **_generation_settings(stage))
     of_model = {"recipe": stage.recipe, "origin": origin, "device": stage.device, "batch": batch}
     make = partial(synthetic_exams, model, vae, states, **of_model)
-    generate_share(team, make, given["requests"], origin, stage.run.synthetic, batch)
+    generate_share(_among_all(stage, team), make, given["requests"], origin, stage.run.synthetic, batch)
+
+
+def _begin_generation(stage: Stage, model: LatentDiffusion) -> None:
+    """Leave no exam of another model or setting; the first of several jobs does it."""
+    with closing(hold(stage.run.folder / "logs" / "synthetic.lock")):
+        _clear_other(stage.run.synthetic, _made_from(stage, model, _sources(stage)))
+
+
+def generate_part(stage: Stage) -> dict:
+    """Write a job's share of the synthetic exams; `generate_synthetic` puts those of all jobs together."""
+    model, _ = load_model(stage.run.model, stage.recipe)
+    _begin_generation(stage, model)
+    if stage.parameters.processes > 1:
+        _share(_generate_member, stage)
+    else:
+        _generate_member(Team(), stage)
+    return {"share": stage.share, "of": stage.parameters.jobs}
 
 
 def generate_synthetic(stage: Stage) -> Cohort:
     """Write one synthetic exam (times `replicates`) per exam of the cohort and of the fresh exams."""
-    run, given = stage.run, _to_generate(stage)
-    _clear_other(run.synthetic, _made_from(stage, given["model"], _sources(stage)))
-    _share(_generate_member, stage)
+    given = _to_generate(stage)
+    _begin_generation(stage, given["model"])
+    if stage.parameters.jobs == 1:
+        _share(_generate_member, stage)
     settings = {"device": stage.device, "batch": stage.parameters.batch, **_generation_settings(stage)}
-    return generate_exams(**given, out=run.synthetic, **settings)
+    return generate_exams(**given, out=stage.run.synthetic, **settings)
 
 # %% ../../nbs/6_studies/62_stages.ipynb #3be86576
 def synthetic_of(run: Run, sources: Iterable[Exam]) -> list[Exam]:
