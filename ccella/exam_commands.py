@@ -8,7 +8,7 @@ __all__ = ['LayoutOption', 'ReportFiles', 'GeneratorOfRun', 'SpacingOption', 'De
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #1738ed6b
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -250,31 +250,83 @@ def merge_command(
         print(f"{out}: exam ids met, so each has its cohort's letter before it")
     _show_summary(f"Merged into {out}", merged.cohort.summary())
 
+# %% ../nbs/7_cli/71_exam_commands.ipynb #be0d0d6b
+def _cohort_page(folder: Path, name: str | None, before: str) -> str:
+    from ccella.exams.card import cohort_card
+    from ccella.exams.check import read_checked
+
+    cohort = read_checked(folder, progress=progress_bar("open exams"))
+    return cohort_card(cohort, name or folder.resolve().name, before)
+
+
+def _model_page(folder: Path, name: str | None, before: str) -> str:
+    from ccella.studies.model_card import model_card
+    from ccella.studies.run import Run
+
+    return model_card(Run(folder), name or folder.resolve().name, before)
+
+
+def _card_of(target: str) -> tuple[Callable, Path, Path]:
+    """Say what writes the card, of which folder, and where it lies. CcellaError for neither cohort nor run."""
+    from ccella.core import CcellaError
+    from ccella.studies.run import Run
+
+    folder = Path(target)
+    if (folder / "cohort.csv").is_file():
+        return _cohort_page, folder, folder / "card.md"
+    run = Run(run_folder(target))
+    if not run.is_begun():
+        raise CcellaError(
+            f"{target}: found neither cohort.csv in it nor a run in {run.folder}, expected one; name the folder of a "
+            "cohort, or a run"
+        )
+    return _model_page, run.folder, run.model / "README.md"
+
+# %% ../nbs/7_cli/71_exam_commands.ipynb #be0d0d6e
+def _card_before(file: Path) -> str:
+    """Read a card as it stands; empty where there is none. CcellaError for letters that would be lost."""
+    from ccella.core import CcellaError
+
+    if not file.is_file():
+        return ""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise CcellaError(f"{file}: found letters that are not UTF-8, expected a card; save it as UTF-8") from None
+
 # %% ../nbs/7_cli/71_exam_commands.ipynb #be0d0d6c
 @command(
     "card",
     EXAMS_PANEL,
     "ccella card my_cohort  to my_cohort/card.md",
+    "ccella card mine  of the generator of runs/mine: to runs/mine/model/README.md",
     'ccella card my_cohort --name "Exams of the north" --out card.md',
 )
 def card_command(
-    cohort: Annotated[Path, typer.Argument(metavar="COHORT", help="Folder with cohort.csv.")],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", show_default="card.md in COHORT")] = None,
-    name: Annotated[str | None, typer.Option(help="What the cohort is called.", show_default="its folder")] = None,
+    target: Annotated[
+        str,
+        typer.Argument(metavar="COHORT|RUN", help="Folder with cohort.csv; or a run, NAME for runs/NAME, or a path."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default="card.md in COHORT, model/README.md in RUN")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What the cohort or the model is called.", show_default="its folder")
+    ] = None,
 ) -> None:
-    """Write a cohort's card: counts, grids, intensities as measured, and questions that its owner answers.
+    """Write the card of a cohort, or of the generator of a run: what can be measured, and questions to its owner.
 
-    No report and no id stands in it.
+    Of a cohort: counts, grids, intensities. Of a generator: its parts, what it learned from, how it was trained, what
+    was measured of it and what was not. No report and no id stands in it. Answers stay when it is written again.
     """
     from ccella.core import atomic_path
-    from ccella.exams.card import cohort_card
-    from ccella.exams.check import read_checked
 
-    page = cohort_card(read_checked(cohort, progress=progress_bar("open exams")), name or cohort.resolve().name)
-    target = out or cohort / "card.md"
-    with atomic_path(target) as path:
+    page_of, folder, usual = _card_of(target)
+    file = out or usual
+    page = page_of(folder, name, _card_before(file))
+    with atomic_path(file) as path:
         path.write_text(page, encoding="utf-8")
-    print(f"{target}: written; answer its questions")
+    print(f"{file}: written; answer its questions")
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #e461c26f
 def _three_intensities(row: Mapping, prefix: str = "") -> str:

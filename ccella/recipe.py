@@ -7,7 +7,7 @@ __all__ = ['Facts', 'DEFAULT_ORGAN', 'ARCHITECTURE', 'TRAINING', 'AUTOENCODER_TR
            'NOT_HASHED', 'ADDED_LATER', 'RECIPES', 'Config', 'SequenceRule', 'GridConfig', 'Organ', 'list_organs',
            'load_organ', 'organ_room', 'VaeConfig', 'TextConfig', 'AdapterConfig', 'UnetConfig', 'ModelConfig',
            'ObjectiveConfig', 'TrainConfig', 'PhantomConfig', 'VaeTrainConfig', 'TextTrainConfig', 'FeatureTrainConfig',
-           'SampleConfig', 'ClassifierConfig', 'Recipe', 'validated', 'list_recipes', 'load_recipe']
+           'SampleConfig', 'ClassifierConfig', 'Recipe', 'validated', 'list_recipes', 'from_here', 'load_recipe']
 
 # %% ../nbs/0_ground/01_recipe.ipynb #75c4fb37
 import functools
@@ -669,6 +669,15 @@ def _read_yaml(path: Path) -> dict:
         ) from error
     return {} if found is None else found
 
+# %% ../nbs/0_ground/01_recipe.ipynb #15ae6065
+_WEIGHTS = (("vae", "weights"), ("text", "encoder"), ("train", "start_from"), ("train_vae", "start_from"))
+
+
+def from_here(place: object) -> object:
+    """Give the absolute path of what lies at a relative one; anything else, such as `shipped`, as it is."""
+    is_path = isinstance(place, str) and place not in ("", "shipped") and Path(place).exists()
+    return str(Path(place).absolute()) if is_path else place
+
 # %% ../nbs/0_ground/01_recipe.ipynb #15ae6066
 def _layers(name: str | Path, base: Path | None = None, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
     """Give the recipe's file and its ancestors', the eldest first, each with its own settings."""
@@ -687,6 +696,8 @@ def _layers(name: str | Path, base: Path | None = None, seen: tuple[Path, ...] =
 def load_recipe(name: str | Path, overrides: Mapping | None = None) -> Recipe:
     """Read a recipe: its parents first, its own settings over theirs, `overrides` last.
 
+    Weights at a relative path are named by their absolute one (`from_here`).
+
     Args:
         name: a recipe of the package, or a YAML file.
         overrides: settings by dotted key or nested.
@@ -701,6 +712,8 @@ def load_recipe(name: str | Path, overrides: Mapping | None = None) -> Recipe:
     merged = Recipe().model_dump(exclude={"sequences"})
     for settings in (*(s for _, s in layers), extra):
         merged = _merge(merged, settings)
+    for section, key in _WEIGHTS:
+        merged[section][key] = from_here(merged[section][key])
     what = f"recipe {path} with overrides" if extra else f"recipe {path}"
     return validated(Recipe, {**merged, "parent": own.get("parent")}, what)
 

@@ -134,6 +134,7 @@ def ablate_command(
     from ccella.recipe import load_recipe
     from ccella.studies.ablation import run_ablation
     from ccella.studies.run import Run
+    from ccella.studies.stages import refuse_missing_parts
 
     run = Run(run_folder(name))
     overrides, parameters, of_cohort = _ablation_settings(settings, rows, seeds)
@@ -145,6 +146,7 @@ def ablate_command(
     if dry_run:
         _show_cells(base, parameters, before_in(run.folder, "ablation"))
         return
+    refuse_missing_parts(base)
     cores, device = cores_or_all(cores), device_of_jobs(device, profile)
     done = run_ablation(run, base, parameters, of_cohort, cores, device, profile, console())
     print_done(run.folder, done, "ablate_table.ipynb")

@@ -157,11 +157,13 @@ def _run_stages(name: str, targets: list[str] | None, options: RunOptions) -> No
     from ccella.recipe import load_recipe
     from ccella.studies.engine import execute_run
     from ccella.studies.run import Run
+    from ccella.studies.stages import refuse_missing_parts
 
     run = Run(run_folder(name))
     overrides, parameters = _stage_settings(options)
     recipe = load_recipe(_base_recipe(name, options.recipe, run.folder), overrides)
     refuse_unfit_cohorts([options.cohort], recipe)
+    refuse_missing_parts(recipe)
     _tell_missing_masks(options.cohort or run.cohort, recipe)
     device, cores = device_of_jobs(options.device, options.profile), cores_or_all(options.cores)
     done = execute_run(

@@ -21,6 +21,7 @@ from ccella.models.autoencoder import Vae
 from ccella.models.latents import encode_cohort
 from ccella.models.ldm import LatentDiffusion, check_folder, load_model, save_model
 from ccella.recipe import load_recipe
+from ccella.studies.run import Run, write_request
 
 EXAM = "P1-3-00002"
 SOUND = {"grid": (16, 16, 8), "seed": 3}  # the phantoms of these tests
@@ -345,10 +346,18 @@ def test_runs_that_are_none_or_of_another_recipe(generator, tmp_path):
     refused(tmp_path, "generate", run=mine, **generate, words=no_weights)
 
 
+def test_what_has_no_card(cohort, tmp_path, monkeypatch):
+    """Neither a folder of something else nor a run without a model; a card in other letters keeps its answers."""
+    monkeypatch.chdir(tmp_path)
+    refused(tmp_path, "card", "nothing", words=["nothing: found neither cohort.csv in it nor a run in runs/nothing"])
+    write_request(Run("runs/begun"), "tiny")
+    refused(tmp_path, "card", "begun", words=["runs/begun: found no model, expected a trained one; `ccella train"])
+    (cohort / "card.md").write_bytes("| Contact | Jürgen |\n".encode("latin-1"))
+    refused(tmp_path, "card", cohort, words=["card.md: found letters that are not UTF-8", "save it as UTF-8"])
+
+
 def test_a_run_of_another_recipe_begun(tmp_path):
     """A begun run of another recipe, and a folder with other people's work, are left alone."""
-    from ccella.studies.run import Run, write_request
-
     mine, thesis = tmp_path / "mine", tmp_path / "thesis"
     write_request(Run(mine), "tiny")
     refused(tmp_path, "run", mine, recipe="demo", words=[str(mine), "'tiny'", "'demo'", "another folder"])

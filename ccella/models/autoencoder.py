@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEMORY_GB', 'SHIPPED_AUTOENCODER', 'MAISI_FILES', 'Vae', 'memory_of', 'piece_within', 'lay_channels_last', 'vae_loss',
-           'save_vae', 'load_vae', 'encode_exam', 'decode_exam']
+           'save_vae', 'vae_files', 'load_vae', 'encode_exam', 'decode_exam']
 
 # %% ../../nbs/3_models/30_autoencoder.ipynb #e8768430
 import hashlib
@@ -375,8 +375,11 @@ MAISI_FILES = (
 )
 
 
-def _files_of(where: str | Path) -> tuple[Path, Path]:
-    """Give the weights and the sizes that stand for `where`.
+def vae_files(where: str | Path) -> tuple[Path, Path]:
+    """Find the weights and the sizes that `vae.weights` names.
+
+    Args:
+        where: "shipped", a folder of `save_vae`, or a file with MAISI's names.
 
     Raises:
         CcellaError: there are no weights.
@@ -404,7 +407,7 @@ def _random_vae(config: VaeConfig | None, splits: int) -> Vae:
 
 def _read_vae(where: str | Path, config: VaeConfig | None, splits: int) -> Vae:
     """Read a VAE's weights, and its sizes where they stand beside a safetensors file."""
-    file, sizes = _files_of(where)
+    file, sizes = vae_files(where)
     weights = state_in(read_checkpoint(file), str(file), "autoencoder_state_dict", "state_dict", "unet_state_dict")
     if file.suffix == ".safetensors" and sizes.is_file():
         config = VaeConfig(**read_json(sizes)["vae"], weights=str(where))

@@ -167,7 +167,9 @@ _JOB_ENDS = {  # SLURM's word for how a job ended
     "OUT_OF_MEMORY": "its job was killed for memory; raise its mem_mb in the profile",
     "CANCELLED": "its job was cancelled",
 }
-_NO_MEMORY = "its process was killed, as happens when memory is short; give it more (on a cluster mem_mb in the profile)"
+_NO_MEMORY = (
+    "its process was killed, as happens when memory is short; give it more (on a cluster mem_mb in the profile)"
+)
 _GOES_ON = "what it kept stands, and the same command goes on from there"
 
 

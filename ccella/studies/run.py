@@ -24,11 +24,11 @@ from types import NoneType
 from typing import TextIO
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..core import CcellaError, patch, provenance, read_json, write_json
 from ..processes import device_of
-from ..recipe import TRAINING, Config, Recipe, load_recipe, validated
+from ..recipe import TRAINING, Config, Recipe, from_here, load_recipe, validated
 
 # %% ../../nbs/6_studies/60_run.ipynb #7babea93
 class CohortParameters(Config):
@@ -39,6 +39,8 @@ class CohortParameters(Config):
     fresh: int = Field(80, ge=1)  # further phantoms of institution 1, for testing
     other: int = Field(80, ge=0)  # phantoms of institution 2, that nothing is trained on
     seed: int = Field(0, ge=0)
+
+    _from_any_folder = field_validator("source")(from_here)  # a stage runs in the run's own
 
 
 class EncodeParameters(Config):
@@ -71,6 +73,12 @@ class EvaluateParameters(Config):
     reports: int = Field(400, ge=20)  # unseen phantom reports for the class head
     draws: int = Field(50, ge=2)  # subsets behind an interval
     features: str = "shipped"  # or what `ccella evaluate --features` takes
+
+    @field_validator("features")
+    @classmethod
+    def _from_any_folder(cls, features: str) -> str:
+        name, equals, path = features.partition("=")
+        return f"{name}{equals}{from_here(path)}"
 
 
 class ClassifyParameters(Config):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['phantom_cohort', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort_metrics', 'may_show_reports', 'exams_picture',
-           'text_states', 'open_latents', 'trained_on', 'encode_latents', 'encode_reports', 'encode_exams',
-           'reconstruct', 'encode_metrics', 'reconstruction_picture', 'model_folder', 'assert_one_institution',
-           'initial_model', 'exams_to_learn', 'open_caches', 'train_model', 'loss_picture', 'generate_part',
-           'generate_synthetic', 'synthetic_of', 'pairs_picture', 'generate_metrics']
+           'refuse_missing_parts', 'text_states', 'open_latents', 'trained_on', 'encode_latents', 'encode_reports',
+           'encode_exams', 'reconstruct', 'encode_metrics', 'reconstruction_picture', 'model_folder',
+           'assert_one_institution', 'initial_model', 'exams_to_learn', 'open_caches', 'train_model', 'loss_picture',
+           'generate_part', 'generate_synthetic', 'synthetic_of', 'pairs_picture', 'generate_metrics']
 
 # %% ../../nbs/6_studies/62_stages.ipynb #033032a9
 import shutil
@@ -43,9 +43,9 @@ from ..generators.trainer import SKIPPED, skipped_steps
 from ..generators.views import report_region, view_counts, views_of
 from ..measures.pictures import exam_caption, exam_to_show, pick_exams
 from ..measures.reconstructions import psnr
-from ..models.autoencoder import Vae, decode_exam, load_vae
+from ..models.autoencoder import Vae, decode_exam, load_vae, vae_files
 from ..models.latents import LatentCache, encode_cohort
-from ..models.ldm import SHIPPED_GENERATOR, LatentDiffusion, count_parameters, load_model
+from ..models.ldm import SHIPPED_GENERATOR, LatentDiffusion, load_model
 from ..models.text import TextCache, encoder_of
 from ..organs.prostate.patient import P_CATEGORY, P_CATEGORY_RICH
 from ..organs.prostate.phantom import write_phantoms
@@ -109,6 +109,22 @@ def phantom_cohort(stage: Stage, of: str, exams: int, institution: int = 1) -> C
         write_json(note, {**settings, "written": True})
     return Cohort.read(folder)
 
+# %% ../../nbs/6_studies/62_stages.ipynb #3f8dfd94
+def _refuse_unfit(cohort: Cohort, recipe: Recipe, source: Path) -> None:
+    """Raise CcellaError for a cohort without exams to learn from or to test with, or without reports for a reader."""
+    lacking = [part for part in ("train", "test") if part not in set(cohort.table.split)]
+    if lacking:
+        raise CcellaError(
+            f"{source}: found no exam in the part {' and '.join(lacking)}, expected some; name them in the column "
+            "split, or leave it empty (an import without --splits), and patients are placed by class"
+        )
+    learned = cohort.subset(split=recipe.train.splits)
+    if recipe.model.text and not any(exam.has_report for exam in learned):
+        raise CcellaError(
+            f"{source}: found no report of {len(learned)} exams to learn from, expected some, which recipe "
+            f"'{recipe.name}' reads; bring them in (public sets: import --compose), or choose a recipe without text"
+        )
+
 # %% ../../nbs/6_studies/62_stages.ipynb #3f8dfd95
 def own_cohort(stage: Stage, source: Path) -> Cohort:
     """Make one's own cohort the run's: checked, labelled by the recipe's rule, split where it is not.
@@ -120,6 +136,7 @@ def own_cohort(stage: Stage, source: Path) -> Cohort:
     cohort = read_checked(source, needed).relabel(stage.recipe.label_rule)
     if (cohort.table.split == "").all():
         cohort = cohort.split(stage.recipe.seed)
+    _refuse_unfit(cohort, stage.recipe, source)
     if stage.run.cohort.is_dir():
         shutil.rmtree(stage.run.cohort)
     return cohort.write(stage.run.cohort)
@@ -197,6 +214,24 @@ def exams_picture(stage: Stage, cohort: Cohort, n: int = 3) -> Figure:
     """Draw some exams of a cohort, their sequences side by side."""
     shown = _exams_to_show(stage.run, cohort, stage.recipe, n)
     return montage({"exam": shown})
+
+# %% ../../nbs/6_studies/62_stages.ipynb #a19ca7a0
+def refuse_missing_parts(recipe: Recipe) -> None:
+    """Refuse a recipe whose autoencoder or text encoder is not there, before anything is computed.
+
+    Raises:
+        CcellaError: it names what is missing, or the encoder whose states are not as wide as the recipe says.
+    """
+    if recipe.vae.weights is not None:
+        vae_files(recipe.vae.weights)
+    if not recipe.model.text:
+        return
+    found, expected = encoder_of(recipe.text).width, recipe.model.text_width
+    if found != expected:
+        raise CcellaError(
+            f"text encoder '{recipe.text.encoder}': found states {found} wide, expected {expected}; "
+            f"set model.text_width to {found}, or name another encoder by text.encoder"
+        )
 
 # %% ../../nbs/6_studies/62_stages.ipynb #a19ca7a2
 def text_states(stage: Stage) -> TextCache | None:
@@ -289,7 +324,7 @@ def encode_metrics(stage: Stage, cache: LatentCache, vae: Vae, weights_sha256: M
     decibels = np.array([_psnr_of(stage, cache, vae, exam) for exam in measured])
     scale, limits = cache.scale(train), cache.limits(train)
     return {
-        "exams": len(sets["cohort"]) + len(sets["fresh"]),
+        "exams": len({*sets["cohort"].table.exam_id, *sets["fresh"].table.exam_id}),  # one's own test exams are in both
         "latent_shape": list(stage.recipe.latent_shape),
         "vae": vae.fingerprint()[:16],
         "weights_sha256": dict(weights_sha256),
@@ -450,7 +485,6 @@ def _trained(recipe: Recipe, model: LatentDiffusion, folder: Path) -> dict:
         "steps": len(log),
         "train_seconds": round(seconds, 1),
         "loss": {"first": log[0].loss, "last": log[-1].loss},
-        "parameters": count_parameters(model),
         "model": fingerprint(model),
         "kept": "last step (moving average of the weights)" if recipe.train.ema else "last step",
         "curve": _curve(log),
