@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHIPPED_TEXT', 'ENCODER_FILES', 'KEPT_AS', 'train_tokenizer', 'small_t5_config', 'save_text_encoder',
-           'compute_in_float32', 'on_device', 'TextEncoder', 'load_text_encoder', 'encoder_of', 'load_tokenizer',
-           'tokens_lost', 'collate', 'TextCache', 'pooled']
+           'encoder_folder', 'compute_in_float32', 'on_device', 'TextEncoder', 'load_text_encoder', 'encoder_of',
+           'load_tokenizer', 'tokens_lost', 'collate', 'TextCache', 'pooled']
 
 # %% ../../nbs/3_models/32_text.ipynb #9478128b
 import hashlib
@@ -150,8 +150,11 @@ def save_text_encoder(
 SHIPPED_TEXT = packaged("weights", "text")
 
 
-def _encoder_folder(where: str | Path) -> Path:
+def encoder_folder(where: str | Path) -> Path:
     """Give the folder of the shipped encoder, of a path, or of a hub name in the local cache.
+
+    Args:
+        where: "shipped", a folder, or a hub name.
 
     Raises:
         CcellaError: it is neither a folder nor in the cache.
@@ -326,7 +329,7 @@ def load_text_encoder(
         CcellaError: there is no such encoder, files are missing, it is no T5, or its tokenizer is another model's. What
             only the weights tell is said when they are read.
     """
-    folder = _encoder_folder(where)
+    folder = encoder_folder(where)
     sizes = _t5_sizes(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     pieces, most = len(tokenizer), sizes["vocab_size"]
@@ -406,7 +409,7 @@ def load_tokenizer(where: str | Path = "shipped") -> PreTrainedTokenizerFast:
     Raises:
         CcellaError: there is no such encoder.
     """
-    return AutoTokenizer.from_pretrained(_encoder_folder(where), local_files_only=True)
+    return AutoTokenizer.from_pretrained(encoder_folder(where), local_files_only=True)
 
 
 def tokens_lost(tokenizer: PreTrainedTokenizerFast, text: str, max_length: int) -> int:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, T5EncoderModel
 
-from ..core import packaged, read_json
+from ..core import CcellaError, packaged, read_json
 from ..generators.fit_generator import steps_of
 from ..measures.classify import build_classifier
 from ..models.autoencoder import Vae
 from ..models.ldm import Conditioning, LatentDiffusion
+from ..models.text import encoder_folder
 from ..recipe import Recipe, load_recipe
 
 # %% ../../nbs/6_studies/68_cost.ipynb #4f11a80c
@@ -109,10 +110,12 @@ def classifier_cost(recipe: Recipe) -> PassCost:
         return pass_cost(network, lambda exams: network(torch.empty(exams, sequences, *shape)))
 
 
-def text_cost(folder: str | Path, tokens: int) -> PassCost | None:
-    """Count a pass of a T5 encoder over a report; None where the folder is not here to tell its sizes."""
-    if not (Path(folder) / "config.json").is_file():
-        return None
+def text_cost(where: str | Path, tokens: int) -> PassCost | None:
+    """Count a pass of a T5 encoder over a report; None where the encoder is not here to tell its sizes."""
+    try:
+        folder = encoder_folder(where)
+    except CcellaError:
+        return None  # a plan is told all the same
     with torch.device("meta"):
         network = T5EncoderModel(AutoConfig.from_pretrained(folder))
         report = torch.empty(1, tokens, dtype=torch.long)
