@@ -187,6 +187,12 @@ def settings_under(settings: dict[str, object], group: str) -> dict[str, object]
     return {key.removeprefix(start): value for key, value in settings.items() if key.startswith(start)}
 
 # %% ../nbs/7_cli/70_terminal.ipynb #c63e523b
+def _is_of_memory(error: BaseException) -> bool:
+    """Say whether the machine's memory was too small, or a card's."""
+    torch = sys.modules.get("torch")  # not imported here: it takes seconds
+    return isinstance(error, MemoryError) or bool(torch and isinstance(error, torch.OutOfMemoryError))
+
+
 def error_line(error: BaseException) -> str:
     """Put an error into one line."""
     core = sys.modules.get("ccella.core")  # not imported here: it takes seconds, and without it there is no CcellaError
@@ -195,9 +201,10 @@ def error_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         file = error.filename or "a file"
         return f"{file}: {error.strerror}"
-    if isinstance(error, MemoryError):
+    if _is_of_memory(error):
         return (
-            "found too little memory for this, expected more; use fewer --workers or a smaller --batch, or crop exams"
+            "found too little memory for this, expected more; use fewer --workers, a smaller --batch or --memory, "
+            "or crop exams"
         )
     where = traceback.extract_tb(error.__traceback__)[-1]
     kind, file = type(error).__name__, Path(where.filename).name
