@@ -73,6 +73,7 @@ def find_command(words: list[str]) -> tuple[object, str, list[str]]:
     while hasattr(command, "resolve_command") and rest:
         context = command.make_context(name, [], resilient_parsing=True)
         name, command, rest = command.resolve_command(context, rest)
+    assert command is not None, f"no command: {words}"
     return command, name, rest
 
 
