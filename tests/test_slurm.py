@@ -1,6 +1,6 @@
 """A run on a real SLURM cluster, told apart from one on this machine by nothing that it made.
 
-By hand: `pytest -m by_hand tests/test_slurm.py`, on a cluster whose jobs this user may change. docs/cluster.md says how
+By hand: `pytest -m by_hand tests/test_slurm.py`, on a cluster whose jobs this user may change. docs/howto/cluster.md says how
 to have one of one node.
 """
 
@@ -42,7 +42,7 @@ def cluster():
     try:
         subprocess.run(["sinfo"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("there is no SLURM here (sinfo does not answer); docs/cluster.md says how to have one")
+        pytest.skip("there is no SLURM here (sinfo does not answer); docs/howto/cluster.md says how to have one")
 
 
 def write_profile(folder: Path, retries: int, **of_rules) -> Path:
