@@ -23,7 +23,6 @@ PRINTED = re.compile(
 )
 SAID = re.compile(r"^```text\n(?P<said>.*?)^```", re.MULTILINE | re.DOTALL)
 NO_FIGURES = re.compile(r"Apache-2\.0|arXiv \d+\.\d+")
-TO_COME = {"picai"}  # a recipe that pages name before it is there
 
 SENTENCE = "PI-RADS 5 lesion in the left mid peripheral zone, 20 mm."
 SMALL = """
@@ -109,7 +108,7 @@ def test_every_command_is_known_with_its_options(name):
         given = command.make_context(called, list(rest)).params
         assert not [key for key in settings_of(given.get("settings")) if not is_setting(key)], words
         recipe = given.get("recipe") or "demo"
-        assert recipe.endswith(".yaml") or recipe in TO_COME | set(list_recipes()), words
+        assert recipe.endswith(".yaml") or recipe in list_recipes(), words
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -20,7 +20,7 @@ from transformers import AutoConfig, T5EncoderModel
 from ..core import CcellaError, packaged, read_json
 from ..generators.fit_generator import steps_of
 from ..measures.classify import build_classifier
-from ..models.autoencoder import Vae
+from ..models.autoencoder import MEMORY_GB, Vae
 from ..models.ldm import Conditioning, LatentDiffusion
 from ..models.text import encoder_folder
 from ..recipe import Recipe, load_recipe
@@ -156,7 +156,7 @@ def _encode_cost(recipe: Recipe, exams: int) -> StageCost:
     images = exams * (2 if recipe.train.mirror else 1)
     reports = images * (1 + recipe.train.rewrites)
     tflop = {"autoencoder": images * len(recipe.sequences) * encoder.tflop}
-    memory = recipe.sample.memory_gb
+    memory = MEMORY_GB  # whatever decoding may take: latents do not depend on how they were cut
     numbers_of_latent = 2 * math.prod(recipe.latent_shape)
     disk = images * numbers_of_latent * 4
     not_counted = ""
