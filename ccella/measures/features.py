@@ -264,15 +264,23 @@ def normalised(network: FeatureNetwork, volumes: Iterable, dims: int) -> Iterato
         yield prepared
 
 # %% ../../nbs/5_measures/52_features.ipynb #bc75229e
+_VOXELS_AT_ONCE = 256 * 256 * 128  # one volume of the papers' size, for which a ResNet-50 holds about 1 GB
+
+
+def _is_full(waiting: list[Tensor], batch: int) -> bool:
+    """Say whether another volume like these would be too many."""
+    return len(waiting) == batch or (len(waiting) + 1) * waiting[0].numel() > _VOXELS_AT_ONCE
+
+
 def _batches(volumes: Iterable[Tensor], batch: int) -> Iterator[Float[Tensor, "b 1 x y z"]]:
-    """Yield consecutive volumes of one shape, at most `batch` of them at a time."""
+    """Yield consecutive volumes of one shape, `batch` of them at a time, or fewer where they are large."""
     waiting = []
     for v in volumes:
         if waiting and waiting[0].shape != v.shape:
             yield torch.stack(waiting)[:, None]
             waiting = []
         waiting.append(v)
-        if len(waiting) == batch:
+        if _is_full(waiting, batch):
             yield torch.stack(waiting)[:, None]
             waiting = []
     if waiting:
@@ -291,8 +299,7 @@ def extract(
     Args:
         network: a 3D one.
         volumes: (x, y, z) each, of any shapes.
-        batch: volumes at a time. A ResNet-50 holds about 1 GB for each volume of the papers' 256×256×128: take 1 or
-            2 there.
+        batch: volumes at a time, at most; of the papers' 256×256×128 there goes one alone.
         device: where it is computed.
 
     Raises:

@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from ..exams.cohort import Exam, draw_exams
@@ -39,7 +40,7 @@ from ..measures.sets import Tables, features_of, set_distance, volumes_of
 from ..measures.stats import Estimate, ceiling_auc, over_patients
 from ..models.autoencoder import load_vae
 from ..models.ldm import Conditioning, LatentDiffusion, load_model
-from ..models.text import collate
+from ..models.text import TextCache, collate
 from ..organs.prostate.detector import DETECTOR_SEQUENCES
 from ..organs.prostate.organ import label_for
 from ..organs.prostate.patient import P_SIGNIFICANT
@@ -266,6 +267,14 @@ def unseen_reports(seed: int, n: int) -> list[tuple[object, str]]:
         index += 1
     return found
 
+# %% ../../nbs/6_studies/65_run_measures.ipynb #ab6fb23c
+def _states_of(texts: TextCache, part: Sequence[str]) -> list[Tensor]:
+    """Give the states of texts: a known one's from the cache, a new one's read now and not kept."""
+    new = [text for text in part if not texts.path(text).is_file()]
+    states = texts.encoder.encode(new, texts.max_length, texts.padding) if new else []
+    read = dict(zip(new, states))
+    return [read[text] if text in read else texts.read(text) for text in part]
+
 # %% ../../nbs/6_studies/65_run_measures.ipynb #ab6fb23b
 @torch.no_grad()
 def head_probabilities(
@@ -279,12 +288,12 @@ def head_probabilities(
         texts: reports.
         batch: texts read together.
     """
-    encoder, text = text_states(stage).encoder, stage.recipe.text
+    cache = text_states(stage)
     parts = []
     for start in range(0, len(texts), batch):
         part = texts[start : start + batch]
-        states, mask = collate(encoder.encode(part, text.max_length, text.padding))
-        if text.padding:
+        states, mask = collate(_states_of(cache, part))
+        if cache.padding:
             mask = None
         conditioning = Conditioning(text=states, text_mask=mask).to(stage.device)
         time = torch.zeros(len(states), device=stage.device)
