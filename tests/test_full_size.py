@@ -1,44 +1,94 @@
-"""CCELLA++ at the papers' size. By hand, since it takes half an hour: `pytest -m by_hand tests/test_full_size.py`."""
+"""CCELLA++ at the papers' size, and the same cells at a small one.
+
+The papers' size is walked by hand, since it takes a night: `pytest -m by_hand tests/test_full_size.py -k papers`.
+"""
 
 import json
-import os
 from pathlib import Path
 
 import papermill
 import pytest
 
+from ccella.studies.run import STAGES
+
 RECORDS = Path(__file__).parents[1] / "nbs" / "records"
 LIMIT_GB = 20
+STAGE_LIMIT_GB = 16
+PHASES = ("text: load", "text: read", "denoiser: load", "denoiser: 2 steps", "decode: load", "decode: three sequences")
+NETWORKS = ("medicalnet", "radimagenet")
+SMALL = """
+name: small
+parent: ccellapp
+grid: {shape: [32, 32, 16], spacing_mm: [3, 3, 4]}
+vae: {channels: [8, 8, 16], norm_groups: 4}
+model:
+  text_width: 128
+  adapter: {width: 32, blocks: 2, heads: 2, latents: 4, time_channels: 16, time_width: 32, head_hidden: 8}
+  unet: {channels: [16, 32], attention: [false, true], head_channels: 16, norm_groups: 8}
+classifier: {spacing_mm: null, shape: [32, 32, 32]}
+"""
+
+
+def walked(folder: Path, **parameters) -> dict:
+    """Run the record's notebook into a folder, and give what it measured."""
+    papermill.execute_notebook(
+        RECORDS / "full_size.ipynb",
+        folder / "full_size.ipynb",
+        {"out": str(folder / "out"), **parameters},
+        cwd=RECORDS,
+        kernel_name="python3",
+        progress_bar=False,
+    )
+    return json.loads((folder / "out" / "metrics.json").read_text())
+
+
+def check_measured(found: dict) -> None:
+    """Every stage, phase and network has its seconds and its memory, and the highest of all is told."""
+    names = {f"stage {name}" for name in STAGES} | {*PHASES} | {f"features: {name}" for name in NETWORKS}
+    for key in ("seconds", "peak_gb"):
+        values = {name.removesuffix(f".{key}"): value for name, value in found.items() if name.endswith(f".{key}")}
+        assert values.keys() == names
+        assert min(values.values()) > 0
+    assert found["peak_gb"] == max(values.values())
 
 
 def check_size(found: dict) -> None:
     """Three sequences of the papers' size, by the papers' number of weights."""
     assert found["exam"] == [3, 256, 256, 128]
     assert round(found["parameters"] / 1e6, 1) == 575.5
+    assert found["text_parameters"] > 4.5e9
 
 
 @pytest.mark.slow
 @pytest.mark.by_hand
-def test_a_full_size_exam_on_a_cpu(tmp_path):
-    """An exam of full size is made on this machine, in memory that a workstation has."""
-    papermill.execute_notebook(
-        RECORDS / "full_size.ipynb",
-        tmp_path / "full_size.ipynb",
-        {"out": str(tmp_path), "threads": os.cpu_count()},
-        cwd=RECORDS,
-        kernel_name="python3",
-        progress_bar=False,
-    )
-    found = json.loads((tmp_path / "metrics.json").read_text())
+def test_the_road_at_the_papers_size(tmp_path):
+    """All six stages on this machine, in memory that a laptop has."""
+    found = walked(tmp_path)
+    check_measured(found)
     check_size(found)
-    assert found["peak_gb"] < LIMIT_GB
+    assert found["peak_gb"] < STAGE_LIMIT_GB
+
+
+@pytest.mark.slow
+def test_the_same_cells_at_a_small_size(tmp_path):
+    """The notebook takes its sizes from the recipe, and leaves no random weights behind."""
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(SMALL)
+    found = walked(tmp_path, recipe=str(recipe))
+    check_measured(found)
+    assert found["exam"] == [3, 32, 32, 16]
+    assert found["features"] == dict.fromkeys(NETWORKS, 2048)
+    assert found["recipe"] == "small"
+    run = tmp_path / "out" / "run"
+    assert (run / "report.html").is_file()
+    assert not (run / "model").exists()
+    assert not (tmp_path / "out" / "weights").exists()
 
 
 def test_its_record_keeps_within_the_limit():
     """The record that is in git is of full size, and its peak is the highest of its six phases."""
     found = json.loads((RECORDS / "full_size.metrics.json").read_text())
     check_size(found)
-    assert found["text_parameters"] > 4.5e9
     peaks = [value for name, value in found.items() if name.endswith(".peak_gb")]
     assert len(peaks) == 6
     assert max(peaks) == found["peak_gb"]
