@@ -159,14 +159,15 @@ def check_card(page: str, found: dict) -> None:
     exams = Cohort.read("runs/mine/cohort")
     learned = exams.subset(split="train")
     n, patients = len(learned), learned.table.patient_id.nunique()
-    side = found["evaluate"]["faithfulness"]
+    agreement = found["evaluate"]["faithfulness"]
+    side = [estimate_text(agreement[of]["side"]) for of in ("synthetic", "real")]
     for line in (
         f"| exams | {n} of {patients} patients (parts: train) |",
         f"| reports | {n} (composed: {n}) |",
         f"| masks of lesions | used: a voxel in a lesion's mask counts 30 times in the loss; {n} of {n} exams have",
         "| mirror images | used, with the sides in the report swapped |",
         f"| text encoder | `{ENCODER}`, sha256 `{found['encode']['weights_sha256']['text']}`",
-        f"| side | {estimate_text(side['synthetic']['side'])} | {estimate_text(side['real']['side'])} |",
+        f"| image and report agree: side | {side[0]} | {side[1]} |",
         f"- {n} of {n} reports were composed from masks and scores",
     ):
         assert line in page
@@ -205,6 +206,7 @@ def test_copies_of_the_run_come_onto_its_card(place, monkeypatch):
     page, copies = file.read_text(encoding="utf-8"), read_json("runs/mine/evaluation/evaluation.json")["copies"]
     assert f"| share of synthetic exams that are copies | {estimate_text(copies['rate'])} |" in page
     assert f"| exams that the generator saw, and that were compared | {copies['n_seen']} |" in page
+    assert "copies found by it, mean nothing on patients" in page.partition("## Copies of patients")[2]
     assert "| Licence | CC BY-NC 4.0; the exams," in page and "Not measured" not in page
 
 

@@ -250,8 +250,12 @@ def _agreement_rows(faithfulness: Mapping | None) -> list[list[str]]:
     if not faithfulness:
         return []
     synthetic, real = faithfulness["synthetic"], faithfulness["real"]
-    known = {key: title for key, title in AGREEMENT_TITLES.items() if key in real}
-    return [[title, estimate_text(synthetic.get(key)), estimate_text(real[key])] for key, title in known.items()]
+    rows = []
+    for key, title in AGREEMENT_TITLES.items():
+        if key in real:
+            told = [estimate_text(found.get(key)) for found in (synthetic, real)]
+            rows.append([f"image and report agree: {title}", *told])
+    return rows
 
 # %% ../../nbs/6_studies/69_model_card.ipynb #6d0c001e
 def _evaluation_lines(held: Mapping[str, Mapping]) -> list[str]:
@@ -281,20 +285,21 @@ def _classifier_lines(held: Mapping[str, Mapping]) -> list[str]:
     return [*markdown_table(("AUC, tested on", *(f"learned from {name}" for name in TRAINING_SETS)), rows), ""]
 
 # %% ../../nbs/6_studies/69_model_card.ipynb #6d0c001f
-def _copies_found(run: Run, held: Mapping[str, Mapping]) -> Mapping | None:
-    """Read what was found of copies among the run's present synthetic exams; None where nobody looked."""
+def _evaluation_found(run: Run, held: Mapping[str, Mapping]) -> Mapping | None:
+    """Read the evaluation of the run's exams and its present synthetic ones; None where nobody made it."""
     file = run.folder / "evaluation" / "evaluation.json"
     if "generate" not in held or not file.is_file():
         return None
     found = read_json(file)
-    return found["copies"] if _ended(found) >= _ended(held["generate"]) else None
+    return found if _ended(found) >= _ended(held["generate"]) else None
 
 
 def _copies_lines(run: Run, held: Mapping[str, Mapping]) -> list[str]:
     """Lay out what was found of copies; no exam is named."""
-    copies = _copies_found(run, held)
-    if copies is None:
+    found = _evaluation_found(run, held)
+    if found is None:
         return _not_measured("ccella evaluate --real RUN/cohort --synthetic RUN/synthetic --out RUN/evaluation")
+    copies, notes = found["copies"], [f"Note: {flag}." for flag in found["flags"]]
     if "not_measured" in copies:
         return [f"Not measured, because {copies['not_measured']}.", ""]
     limits = copies["limits"]
@@ -306,7 +311,7 @@ def _copies_lines(run: Run, held: Mapping[str, Mapping]) -> list[str]:
     ]
     for measure, area in copies["membership_auc"].items():
         rows.append([f"AUC of telling exams it saw from others, by {measure}", estimate_text(area)])
-    return [*markdown_table(("", ""), rows), ""]
+    return [*notes, "", *markdown_table(("", ""), rows), ""]
 
 # %% ../../nbs/6_studies/69_model_card.ipynb #6d0c0022
 _USE = (
