@@ -49,7 +49,7 @@ class AdaptationParameters(Config):
     fractions: tuple[float, ...] = (0.0625, 0.125, 0.25, 0.5, 1.0)  # of institution 2's training part
     trials: int = Field(5, ge=1)  # of each arm, with each generator
     labels: Literal["generated", "real"] = "generated"  # of synthetic exams in adaptation
-    steps: int | None = Field(1000, ge=1)  # of every training; None: the recipe's epochs over all exams
+    steps: int | None = Field(2000, ge=1)  # of every training; None: the recipe's epochs over all exams
     lr_factors: tuple[float, ...] = Field((1.0, 0.3), min_length=1)  # of the recipe's learning rate; one is chosen
     lengths: tuple[float, ...] = Field((0.25, 0.5, 1.0), min_length=1)  # of the steps; one is chosen
     seed: int = Field(0, ge=0)  # of phantoms, parts and synthetic exams; trial k trains with seed k
