@@ -345,14 +345,32 @@ def _is_of_stage(stage: str, name: str) -> bool:
     return name in STAGES[stage].parameters.model_fields or stage not in Recipe.model_fields
 
 
+def _refuse_unknown_of_both(stage: str, name: str) -> None:
+    """Refuse a name that neither the stage knows nor the part of the recipe that is named as the stage is."""
+    if stage not in STAGES or stage not in Recipe.model_fields or not name:
+        return
+    of_recipe = type(Recipe.model_fields[stage].default).model_fields
+    if name.partition(".")[0] not in of_recipe:
+        of_stage = STAGES[stage].parameters.model_fields
+        raise CcellaError(
+            f"settings: found an unknown key '{stage}.{name}', expected a parameter of the stage {stage} "
+            f"({', '.join(of_stage)}) or one of the recipe's keys of {stage}: {', '.join(of_recipe)}; correct it"
+        )
+
+
 def sort_settings(settings: Mapping[str, object]) -> tuple[dict, dict[str, dict]]:
-    """Part dotted settings into overrides of the recipe and parameters of the stages."""
+    """Part dotted settings into overrides of the recipe and parameters of the stages.
+
+    Raises:
+        CcellaError: a name that might be of both, and is of neither.
+    """
     overrides, parameters = {}, {}
     for key, value in settings.items():
         stage, _, name = key.partition(".")
         if _is_of_stage(stage, name):
             parameters.setdefault(stage, {})[name] = value
         else:
+            _refuse_unknown_of_both(stage, name)
             overrides[key] = value
     return overrides, parameters
 
