@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['FEWEST_TESTED', 'phantom_cohort', 'own_cohort', 'make_cohorts', 'cohorts_of', 'cohort_metrics', 'may_show_reports',
            'exams_picture', 'refuse_missing_parts', 'text_states', 'open_latents', 'trained_on', 'encode_latents',
-           'encode_reports', 'encode_exams', 'reconstruct', 'encode_metrics', 'reconstruction_picture', 'model_folder',
-           'assert_one_institution', 'initial_model', 'exams_to_learn', 'open_caches', 'train_model', 'loss_picture',
-           'generate_part', 'generate_synthetic', 'synthetic_of', 'pairs_picture', 'generate_metrics']
+           'encode_reports', 'encode_exams', 'reconstruct', 'Reconstructions', 'reconstruct_fresh', 'encode_metrics',
+           'reconstruction_picture', 'model_folder', 'assert_one_institution', 'initial_model', 'exams_to_learn',
+           'open_caches', 'train_model', 'loss_picture', 'generate_part', 'generate_synthetic', 'synthetic_of',
+           'pairs_picture', 'generate_metrics']
 
 # %% ../../nbs/6_studies/62_stages.ipynb #033032a9
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from ..core import CcellaError, read_json, sha256, write_json
 from ..exams.check import lesion_notes, read_checked
 from ..exams.cohort import Cohort, Exam, draw_exams
 from ..exams.content import cohort_content
-from ..exams.prepare import intensity_table, prepare_exam
+from ..exams.prepare import intensity_table
 from ..figures import Curve, Shown, curves, montage
 from ccella.generators.exam_generator import (
     LIMITS_FILE,
@@ -316,13 +317,46 @@ def reconstruct(stage: Stage, cache: LatentCache, vae: Vae, exam: Exam) -> Float
     return decode_exam(vae, latent.mu).numpy()
 
 # %% ../../nbs/6_studies/62_stages.ipynb #0465e3a9
-def _psnr_of(stage: Stage, cache: LatentCache, vae: Vae, exam: Exam) -> list[float]:
-    real = prepare_exam(exam, stage.recipe).x
-    back = reconstruct(stage, cache, vae, exam)
-    return [psnr(a, b) for a, b in zip(real, back)]
+@dataclass(frozen=True)
+class Reconstructions:
+    """Hold what the VAE made of some fresh exams.
+
+    Attributes:
+        psnr_db: (exams, sequences).
+        real: the exams to be looked at.
+        back: the same after the VAE.
+    """
+
+    psnr_db: np.ndarray
+    real: list[Shown]
+    back: list[Shown]
 
 
-def encode_metrics(stage: Stage, cache: LatentCache, vae: Vae, weights_sha256: Mapping) -> dict:
+def reconstruct_fresh(stage: Stage, cache: LatentCache, vae: Vae, n: int = 2) -> Reconstructions:
+    """Decode the fresh exams that are measured, each once, and keep some of them to be looked at.
+
+    Args:
+        stage: the open stage.
+        cache: of latents, filled.
+        vae: that filled it.
+        n: exams to be looked at.
+    """
+    measured = draw_exams(cohorts_of(stage.run)["fresh"], stage.parameters.reconstructions, stage.recipe.seed)
+    kept = {exam.exam_id for exam in pick_exams(measured, n)}
+    decibels, real, back = [], [], []
+    for exam in measured:
+        original = exam_to_show(exam, stage.recipe)
+        volumes = reconstruct(stage, cache, vae, exam)
+        decibels.append([psnr(a, b) for a, b in zip(original.volumes.values(), volumes)])
+        if exam.exam_id in kept:
+            real.append(original)
+            back.append(replace(original, volumes=dict(zip(original.volumes, volumes))))
+    return Reconstructions(np.array(decibels), real, back)
+
+# %% ../../nbs/6_studies/62_stages.ipynb #971db41b
+def encode_metrics(
+    stage: Stage, cache: LatentCache, vae: Vae, weights_sha256: Mapping, reconstructions: Reconstructions
+) -> dict:
     """Give the scale per sequence, and the PSNR of reconstructions of fresh exams.
 
     Args:
@@ -330,12 +364,12 @@ def encode_metrics(stage: Stage, cache: LatentCache, vae: Vae, weights_sha256: M
         cache: of latents, filled.
         vae: that filled it.
         weights_sha256: of the VAE and of the text encoder.
+        reconstructions: of fresh exams.
     """
     sets = cohorts_of(stage.run)
     names = [sequence.name for sequence in stage.recipe.sequences]
     train = list(trained_on(stage).table.exam_id)
-    measured = draw_exams(sets["fresh"], stage.parameters.reconstructions, stage.recipe.seed)
-    decibels = np.array([_psnr_of(stage, cache, vae, exam) for exam in measured])
+    decibels = reconstructions.psnr_db
     scale, limits = cache.scale(train), cache.limits(train)
     return {
         "exams": len({*sets["cohort"].table.exam_id, *sets["fresh"].table.exam_id}),  # one's own test exams are in both
@@ -343,29 +377,16 @@ def encode_metrics(stage: Stage, cache: LatentCache, vae: Vae, weights_sha256: M
         "vae": vae.fingerprint()[:16],
         "weights_sha256": dict(weights_sha256),
         "psnr_db": dict(zip(names, decibels.mean(0).tolist())),
-        "psnr_exams": len(measured),
+        "psnr_exams": len(decibels),
         "scale": dict(zip(names, scale.tolist())),
         "limits": {name: list(pair) for name, pair in limits.items()},
         "centred": sum(cache.read(exam_id).centred for exam_id in train),
     }
 
 # %% ../../nbs/6_studies/62_stages.ipynb #f496ccd2
-def reconstruction_picture(stage: Stage, cache: LatentCache, vae: Vae, n: int = 2) -> Figure:
-    """Draw fresh exams beside their reconstructions.
-
-    Args:
-        stage: the open stage.
-        cache: of latents, filled.
-        vae: that filled it.
-        n: exams.
-    """
-    exams = pick_exams(cohorts_of(stage.run)["fresh"], n)
-    real = [exam_to_show(exam, stage.recipe) for exam in exams]
-    back = []
-    for exam, original in zip(exams, real):
-        volumes = reconstruct(stage, cache, vae, exam)
-        back.append(replace(original, volumes=dict(zip(original.volumes, volumes))))
-    return montage({"exam": real, "reconstruction": back})
+def reconstruction_picture(reconstructions: Reconstructions) -> Figure:
+    """Draw fresh exams beside their reconstructions."""
+    return montage({"exam": reconstructions.real, "reconstruction": reconstructions.back})
 
 # %% ../../nbs/6_studies/62_stages.ipynb #cfb8925c
 def _training_key(of: Mapping) -> str:
