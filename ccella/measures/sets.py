@@ -301,6 +301,11 @@ def _drawn_pairs(whose: Sequence, pairs: int, seed: int) -> list[tuple[int, int]
     return drawn
 
 # %% ../../nbs/5_measures/54_sets.ipynb #3913fba8
+def _likeness(one: Float[np.ndarray, "s x y z"], other: Float[np.ndarray, "s x y z"]) -> list[float]:
+    """Give the MS-SSIM of two exams, by sequence."""
+    return [ms_ssim(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(one, other)]
+
+
 def diversity(
     volumes: Sequence[Float[np.ndarray, "s x y z"]],
     sequences: Sequence[str],
@@ -311,7 +316,7 @@ def diversity(
     """Measure how alike the exams of a set are: mean MS-SSIM over drawn pairs of exams, by sequence.
 
     Args:
-        volumes: prepared exams in [0, 1].
+        volumes: prepared exams in [0, 1]; only those of a pair are asked for, each when its pair comes.
         sequences: names of the volumes' first axis.
         pairs: pairs drawn, each of exams of two patients.
         seed: of the draw.
@@ -328,12 +333,8 @@ def diversity(
     drawn = _drawn_pairs(whose, pairs, seed)
     if not drawn:
         return {sequence: Estimate(None, None, None, n, "2 patients") for sequence in sequences}
-    found = {}
-    for position, sequence in enumerate(sequences):
-        of_sequence = [torch.as_tensor(volume[position]) for volume in volumes]
-        likeness = np.array([ms_ssim(of_sequence[a], of_sequence[b]) for a, b in drawn])
-        found[sequence] = _mean_over_pairs(likeness, n, people)
-    return found
+    likeness = np.array([_likeness(volumes[a], volumes[b]) for a, b in drawn])
+    return {sequence: _mean_over_pairs(column, n, people) for sequence, column in zip(sequences, likeness.T)}
 
 # %% ../../nbs/5_measures/54_sets.ipynb #cb52e42e
 def _first_order(values: np.ndarray) -> dict[str, float]:
