@@ -30,6 +30,12 @@ def _facts(cohort: Cohort) -> dict[str, Any]:
     }
 
 
+_WAYS = {
+    "label rule": "import one of them anew with --label-rule",
+    "split": "give the one without parts its own: import it anew with --splits (picai), or fill its column split",
+}
+
+
 def _check_alike(cohorts: Sequence[Cohort]) -> None:
     first, *others = cohorts
     expected = _facts(first)
@@ -38,7 +44,7 @@ def _check_alike(cohorts: Sequence[Cohort]) -> None:
             if found != expected[fact]:
                 raise CcellaError(
                     f"{other.root}: found {fact} {found!r}, expected {expected[fact]!r} as {first.root} has; "
-                    "bring both to one before they are merged"
+                    f"{_WAYS.get(fact, 'bring both to one before they are merged')}"
                 )
 
 # %% ../../nbs/1_exams/19_merge.ipynb #ae986dff
