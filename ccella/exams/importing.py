@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['LEAST_HIGH_B_SMM2', 'ExamKey', 'MAP_COLUMNS', 'MUCH_COVERED', 'IMPORT_COLUMNS', 'ImportNote', 'left_out',
            'VolumeSource', 'FileSource', 'b_values_beside', 'StackSource', 'FoundExam', 'Found', 'ExamIds', 'key_of',
-           'number_exams', 'map_path', 'read_map', 'write_map', 'PlacedExam', 'place_exam', 'crop_exam',
+           'number_exams', 'map_path', 'read_map', 'write_map', 'PlacedExam', 'place_exam', 'crop_exam', 'crop_notes',
            'ImportOptions', 'ImportedExam', 'import_exam', 'ImportResult', 'import_exams']
 
 # %% ../../nbs/1_exams/14_importing.ipynb #c6e93eba
 import csv
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -35,7 +36,7 @@ from .reports import report_fault
 from .rules import Remark, content_key, unit_factor, volume_remarks
 from .tables import REQUIRED_COLUMNS, exam_columns, is_nothing, read_table
 from .volumes import Volume, axcodes, dtype_for, mask_of, reorient, same_grid, write_exam
-from ..recipe import DEFAULT_ORGAN, Organ, load_organ
+from ..recipe import DEFAULT_ORGAN, GridConfig, Organ, load_organ
 
 # %% ../../nbs/1_exams/14_importing.ipynb #13b2a32b
 @dataclass(frozen=True)
@@ -521,6 +522,30 @@ def crop_exam(placed: PlacedExam, margin_mm: float) -> PlacedExam:
     masks = {name: np.ascontiguousarray(array[cut]) for name, array in placed.masks.items()}
     return PlacedExam(volumes, masks, affine, placed.said, placed.remarks)
 
+# %% ../../nbs/1_exams/14_importing.ipynb #3ad918f3
+def _in_mm(lengths: Iterable[float]) -> str:
+    return " × ".join(f"{length:.0f}" for length in lengths) + " mm"
+
+
+def crop_notes(cohort: Cohort, margin_mm: float) -> list[ImportNote]:
+    """Say how far cropped exams fall short of the papers' box; nothing where they do not.
+
+    Args:
+        cohort: of cropped exams.
+        margin_mm: with which they were cropped.
+    """
+    papers = GridConfig()
+    box_mm = np.multiply(papers.shape, papers.spacing_mm)
+    images = [nib.load(exam.files[cohort.sequences[0]]) for exam in cohort]
+    least_mm = np.min([np.multiply(image.shape, image.header.get_zooms()) for image in images], 0)
+    short_mm = max(box_mm - least_mm)
+    if short_mm <= 0:
+        return []
+    found = f"cut to {_in_mm(least_mm)} at the least, smaller than the papers' box of {_in_mm(box_mm)}"
+    wider = math.ceil(margin_mm + short_mm / 2)
+    done = f"what a recipe's box lacks is padded with 0: import again with --margin {wider}, or without --crop"
+    return [ImportNote(str(cohort.root), found, f"{done}, unless your recipe's box is as small")]
+
 # %% ../../nbs/1_exams/14_importing.ipynb #a4abbb7b
 @dataclass(frozen=True)
 class ImportOptions:
@@ -902,6 +927,8 @@ def import_exams(
     made = _without_twins(made)
     notes += [note for each in made for note in each.notes]
     cohort = _write_table(out, made, options)
+    if options.crop and cohort is not None:
+        notes += crop_notes(cohort, options.margin_mm)
     return ImportResult(cohort, len(found.exams), tuple(notes))
 
 # %% ../../nbs/1_exams/14_importing.ipynb #1099c5fa
