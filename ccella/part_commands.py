@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OutArgument', 'PartRecipeOption', 'PartSettingsOption', 'ThreadsOption', 'StepsOption', 'TrainingCohortOption',
            'fit_part', 'part_overrides', 'computed_by', 'fit_text_command', 'fit_features_command',
-           'fit_autoencoder_command']
+           'fit_autoencoder_command', 'adopt_command']
 
 # %% ../nbs/7_cli/73_part_commands.ipynb #5727cbd1
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ import typer
 
 from .exam_commands import DeviceOption
 from .run_commands import execute_notebook
-from .terminal import RUNS_PANEL, command, console, result_table, settings_of
+from .terminal import RUNS_PANEL, command, console, result_table, run_folder, settings_of
 
 # %% ../nbs/7_cli/73_part_commands.ipynb #554ed1f5
 def _refuse_other_part(out: Path, notebook: str, recipe, keys: Iterable[str]) -> None:
@@ -216,3 +216,43 @@ def fit_autoencoder_command(
             print(f"{cohort}: {note}")
     where = None if cohort is None else str(cohort.resolve())
     fit_part("fit_autoencoder.ipynb", out, loaded, AUTOENCODER_TRAINING, {"cohort": where} | computed_by(device, cores))
+
+# %% ../nbs/7_cli/73_part_commands.ipynb #3b45f524
+@command(
+    "adopt",
+    RUNS_PANEL,
+    "ccella encode released --recipe released.yaml --cohort my_cohort  first: the scanner units of exams of your own",
+    "ccella adopt weights/ccella.pt --run released --out released_model  then a model's folder of the checkpoint",
+    "ccella generate --run released_model --report report.txt --out exam  an exam by it",
+)
+def adopt_command(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint that the authors released.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The model's folder, to be written.")],
+    run: Annotated[
+        str, typer.Option(metavar="RUN", help="A run of the model's recipe, its exams encoded.")
+    ],
+    variant: Annotated[str, typer.Option(metavar="NAME", help="Which variant the checkpoint is of.")] = "cascade",
+) -> None:
+    """Make a model's folder of a checkpoint that the papers' authors released.
+
+    Its recipe and the scanner units of its volumes are those of a run that has encoded exams of your own. ccella
+    generate takes the folder as --run.
+    """
+    from ccella.core import CcellaError, read_json, sha256, write_json
+    from ccella.generators.exam_generator import LIMITS_FILE
+    from ccella.models.ldm import save_model
+    from ccella.models.released import from_released
+    from ccella.studies.run import Run
+
+    encoded = Run(run_folder(run))
+    limits, recipe = read_json(encoded.metrics("encode"))["limits"], encoded.recipe()
+    unet = recipe.model.unet
+    model = from_released(checkpoint, variant, unet.channels, unet.attention, unet.head_channels, unet.res_blocks)
+    if model.config != recipe.model:
+        raise CcellaError(
+            f"{checkpoint}: found a model of other settings than those of recipe '{recipe.name}', expected the same; "
+            "take the variant's own recipe as parent, and change nothing under model"
+        )
+    save_model(model, out, recipe, {"released_sha256": sha256(checkpoint)})
+    write_json(out / LIMITS_FILE, limits)
+    print(f"{out}: variant {variant} under recipe '{recipe.name}', limits of {encoded.folder}")

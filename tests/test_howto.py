@@ -37,7 +37,6 @@ model:
   unet: {channels: [32, 64], attention: [false, true], res_blocks: 1}
 sample: {steps: 2, precision: fp32}
 """
-OF_SMALL = '"cascade", channels=(32, 64), attention=(False, True), res_blocks=1)'
 
 
 def prose_of(page: str) -> str:
@@ -163,8 +162,8 @@ def test_every_page_is_listed_and_tells_what_can_go_wrong():
         assert page.count("\n## What can go wrong\n") == 1
 
 
-def run_python_of_the_page() -> None:
-    """Run the Python of the page on released weights, on a checkpoint of their form in small."""
+def adopt_as_on_the_page() -> None:
+    """Run the page's `ccella adopt`, on a checkpoint of their form in small."""
     from ccella.core import write_json
     from ccella.models.ldm import LatentDiffusion
     from ccella.recipe import load_recipe
@@ -176,8 +175,10 @@ def run_python_of_the_page() -> None:
     weights = LatentDiffusion(load_recipe("released.yaml").model, 1.0).state_dict()
     torch.save({"unet_state_dict": weights, "scale_factor": 1.0}, "weights/ccella.pt")
     write_json("runs/released/metrics/encode.json", {"limits": {"axt2": [0.0, 900.0]}})
-    (code,) = blocks(PAGES["released_weights.md"], "python")
-    exec(code.replace('"cascade")', OF_SMALL), {})
+    load_recipe("released.yaml").dump(Path("runs/released/recipe.yaml"))
+    (line,) = [words for words in commands_of(PAGES["released_weights.md"]) if words[0] == "adopt"]
+    made = ccella(*line)
+    assert made.code == 0, made.err
 
 
 def error_of(work: Callable, *arguments, **named) -> str:
@@ -241,9 +242,9 @@ def errors_of_commands() -> list[str]:
 
 
 def test_the_first_exam_of_released_weights_and_every_message_on_the_pages(tmp_path, monkeypatch):
-    """The page's Python makes a model that makes an exam; a message that a page shows is one that is printed."""
+    """The page's command makes a model that makes an exam; a message that a page shows is one that is printed."""
     monkeypatch.chdir(tmp_path)
-    run_python_of_the_page()
+    adopt_as_on_the_page()
     made = ccella("generate", run="released_model", report="report.txt", out="first_exam", seed=7, device="cpu")
     assert made.code == 0, made.err
     assert ccella("check", "first_exam").code == 0

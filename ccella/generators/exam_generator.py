@@ -231,6 +231,10 @@ def from_report(
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #51e1f2b1
 LIMITS_FILE = "limits.json"
+_WRITE_LIMITS = (
+    "run the train stage again, or, for weights that no run trained, write there what stands under limits in "
+    "metrics/encode.json of a run on exams of your own"
+)
 
 
 def _limits_in(folder: Path, recipe: Recipe) -> dict[str, tuple[float, float]]:
@@ -239,13 +243,13 @@ def _limits_in(folder: Path, recipe: Recipe) -> dict[str, tuple[float, float]]:
     if not path.is_file():
         raise CcellaError(
             f"{path}: found no such file, expected the scanner units that each sequence's 0 and 1 stand for; "
-            "run the train stage again"
+            f"{_WRITE_LIMITS}"
         )
     limits = {name: tuple(pair) for name, pair in read_json(path).items()}
     missing = [s.name for s in recipe.sequences if s.name not in limits]
     if missing:
         found, expected = ", ".join(limits) or "nothing", ", ".join(missing)
-        raise CcellaError(f"{path}: found {found}, expected also {expected}; run the train stage again")
+        raise CcellaError(f"{path}: found {found}, expected also {expected}; {_WRITE_LIMITS}")
     return limits
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #ed5bb000
