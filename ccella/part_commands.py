@@ -228,9 +228,7 @@ def fit_autoencoder_command(
 def adopt_command(
     checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint that the authors released.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The model's folder, to be written.")],
-    run: Annotated[
-        str, typer.Option(metavar="RUN", help="A run of the model's recipe, its exams encoded.")
-    ],
+    run: Annotated[str, typer.Option(metavar="RUN", help="A run of the model's recipe, its exams encoded.")],
     variant: Annotated[str, typer.Option(metavar="NAME", help="Which variant the checkpoint is of.")] = "cascade",
 ) -> None:
     """Make a model's folder of a checkpoint that the papers' authors released.
