@@ -1,7 +1,7 @@
 """A run on a real SLURM cluster, told apart from one on this machine by nothing that it made.
 
-By hand: `pytest -m by_hand tests/test_slurm.py`, on a cluster whose jobs this user may change. docs/howto/cluster.md says how
-to have one of one node.
+By hand: `pytest -m by_hand tests/test_slurm.py`, on a cluster whose jobs this user may change.
+docs/howto/cluster.md says how to have one of one node.
 """
 
 import re
