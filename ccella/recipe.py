@@ -423,7 +423,7 @@ class ClassifierConfig(Config):
     shape: tuple[int, int, int] | None = (256, 256, 32)  # cropped or padded around the middle; None: the whole grid
     epochs: int = Field(155, ge=1)
     target_epochs: int = Field(385, ge=1)  # at the second institution, from scratch and fine-tuned alike
-    batch: int = Field(32, ge=1)
+    batch: int = Field(32, ge=1)  # never in pieces: both networks normalise by the batch (batch norm)
     lr: float = Field(1e-4, gt=0)
     finetune_lr: float = Field(1e-5, gt=0)
     power: float = 2.0
