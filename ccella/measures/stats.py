@@ -452,23 +452,25 @@ def subsample(
         seed: of the draws.
 
     Returns:
-        The estimate; without an interval where all subsets give the same.
+        The estimate; without an interval where all subsets give the same, or would hold fewer than two patients.
 
     Raises:
-        ValueError: a fraction outside (0, 1), or sets too small for subsets of two patients.
+        ValueError: a fraction outside (0, 1), or a set without rows.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction: found {fraction}, expected a number between 0 and 1")
     rows = [len(a) for a in sets]
     whose = patients or [None] * len(sets)
     of_exams = [_patient_numbers(ids, n) for ids, n in zip(whose, rows)]
-    people = [int(of_exam.max()) + 1 if len(of_exam) else 0 for of_exam in of_exams]
-    if round(fraction * min(people)) < 2:
-        raise ValueError(f"sets: found {people} patients, expected two or more in subsets of {fraction:.0%}")
+    if not min(rows):
+        raise ValueError(f"sets: found {rows} rows, expected one or more in each")
+    value = float(metric(*sets))
+    fewest = min(int(of_exam.max()) + 1 for of_exam in of_exams)
+    if fraction * fewest < 2:
+        return Estimate(value, None, None, min(rows), f"{int(np.ceil(2 / fraction))} patients")
     values = _subset_values(metric, sets, of_exams, fraction, draws, seed)
     scale = np.sqrt(fraction / (1 - fraction))
     chance = Chance(float(np.var(values, ddof=1) * scale**2), draws - 1)
-    value = float(metric(*sets))
     return Estimate(value, *_student_ends(value, [chance], level), min(rows))
 
 # %% ../../nbs/5_measures/50_stats.ipynb #143133f0
