@@ -126,13 +126,13 @@ def record_pages(_: str = "", __: str = "") -> str:
     return hidden_list([f"/nbs/records/{name}" for name in told])
 
 
-def data_cards(_: str, body: str) -> str:
-    """Show data cards: `CARD: NOTEBOOK | what it is of`, with the notebook's picture."""
+def pages(folder: str, body: str) -> str:
+    """Show a folder's pages as cards: `PAGE: NOTEBOOK | what it is of`, with the notebook's picture."""
     cards, docs = [], []
     for name, text in named_lines(body):
         notebook, _, said = text.partition(" | ")
-        doc = f"/data_cards/{name}"
-        title = (ROOT / f"{doc[1:]}.md").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        doc = f"/{folder}/{name}"
+        title = (ROOT / f"{folder}/{name}.md").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         cards.append(card(title, doc, said, front_of(NBS / f"{notebook}.ipynb").picture))
         docs.append(doc)
     return GRID.format(columns=3, cards="\n\n".join(cards)) + "\n" + hidden_list(docs)

@@ -13,7 +13,7 @@ KINDS = {
     "gallery": site_galleries.gallery,
     "records": site_galleries.records,
     "record_pages": site_galleries.record_pages,
-    "data_cards": site_galleries.data_cards,
+    "pages": site_galleries.pages,
     "flow": site_story.flow,
     "stages": site_story.stages,
     "face": site_reference.face,
