@@ -32,6 +32,7 @@ nb_merge_streams = True
 nb_code_prompt_show = "Show the code"
 nb_code_prompt_hide = "Hide the code"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "fieldlist", "attrs_inline"]
+myst_dmath_double_inline = True  # $$…$$ on a line of a paragraph, as JupyterLab has it
 myst_heading_anchors = 3
 suppress_warnings = ["mystnb.unknown_mime_type"]
 

@@ -24,6 +24,7 @@ CODE = re.compile(r"^```(?!\{fill\}).*?^```|`[^`\n]+`|^:[^\n]*$", re.MULTILINE |
 PLACES = re.compile(r"(?<=: )\w+(/\w+)+ \| | \|\| [^\n]*")  # of a fence: whose picture, which figures to draw
 TYPED = re.compile(r"\d+[.,]\d+|\d\d+|\d+\s?%")
 NO_FIGURES = ("Prostate158", "prostate158", "95%", "arXiv 2506.10230", "arXiv 2507.06384")
+NO_PROSE = re.compile(r'<(pre|code|script|style)\b.*?</\1>|<(div|span) class="math[^>]*>.*?</\2>', re.DOTALL)
 MOST_MB = 40
 ADDRESS = re.compile(r'<(?:a|link|script|img)\b[^>]*?\s(?:href|src)="([^"]*)"')
 NAME = re.compile(r'\s(?:id|name)="([^"]*)"')
@@ -174,6 +175,13 @@ def test_indexes_show_pictures_and_every_notebook_is_in_one(site, built):
     for notebook in NBS.rglob("[!._]*.ipynb"):
         page = notebook.relative_to(NBS).with_suffix(".html").as_posix()
         assert f"nbs/{page}" in listed, page
+
+
+@pytest.mark.slow
+def test_no_formula_is_left_as_it_was_written(built):
+    """A dollar outside code and mathematics is one end of a formula that was not read."""
+    broken = [path.name for path, text in built.items() if "$" in NO_PROSE.sub("", text)]
+    assert not broken
 
 
 @pytest.mark.slow
