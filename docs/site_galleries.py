@@ -10,7 +10,7 @@ from site_notebooks import NBS, ROOT, Front, front_of, notebooks_of
 PICTURES = ROOT / "_docs" / "pictures"
 GRID = "::::{{grid}} 1 2 {columns} {columns}\n:gutter: 3\n:class-container: gallery\n\n{cards}\n::::\n"
 PNG = b"\x89PNG"
-PHOTOGRAPH = 0.2  # bytes a pixel: pictures of exams take more, curves less
+PHOTOGRAPH = 0.15  # bytes a pixel: pictures of exams take more, curves less
 PLOT_LEFT, PLOT_RIGHT = 270, 560
 PLOT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" font-family="sans-serif" font-size="17">
 {marks}</svg>
@@ -31,12 +31,16 @@ def saved(picture: bytes) -> str:
     return "/" + path.relative_to(ROOT).as_posix()
 
 
-def is_tall_photograph(picture: bytes) -> bool:
-    """Say whether a picture is of exams, several rows of them: its upper rows then do for a card."""
+def part_shown(picture: bytes) -> str:
+    """Name the part of a picture that a card shows: of many rows or columns of exams the first, else all of it."""
     if not picture.startswith(PNG):
-        return False
+        return ""
     width, height = struct.unpack(">II", picture[16:24])
-    return height > 0.7 * width and len(picture) > PHOTOGRAPH * width * height
+    if len(picture) < PHOTOGRAPH * width * height:
+        return ""
+    if height > 0.7 * width:
+        return "upper-rows"
+    return "first-columns" if height < 0.32 * width else ""
 
 
 def card(title: str, doc: str, said: str, picture: bytes | None) -> str:
@@ -44,8 +48,8 @@ def card(title: str, doc: str, said: str, picture: bytes | None) -> str:
     lines = [f":::{{grid-item-card}} {title}", f":link: {doc}", ":link-type: doc"]
     if picture:
         lines += [f":img-top: {saved(picture)}", f":img-alt: a picture of {doc.rpartition('/')[2]}"]
-    if picture and is_tall_photograph(picture):
-        lines.append(":class-img-top: upper-rows")
+    if picture and part_shown(picture):
+        lines.append(f":class-img-top: {part_shown(picture)}")
     return "\n".join([*lines, "", said, ":::"])
 
 

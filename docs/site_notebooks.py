@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 EXPORTS = re.compile(r"^#\s*\|\s*default_exp\s+(\S+)", re.MULTILINE)
 COMMENT = re.compile(r"  # (?P<said>.+)$")
+TYPED = re.compile(r"type: ?(?P<kind>\S+)\s+(?P<said>.+)")  # papermill's way to say a parameter's type
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,24 @@ def comment_at(lines: list[str], node: ast.stmt) -> str:
     return above.lstrip("# ") if above.startswith("#") else ""
 
 
-def parameters_of(path: Path) -> list[tuple[str, str, str]]:
-    """Read a stage's parameters: name, default, meaning."""
+def kind_of(node: ast.Assign | ast.AnnAssign) -> str:
+    """Name a parameter's type: as it is annotated, else its default's."""
+    if isinstance(node, ast.AnnAssign):
+        return ast.unparse(node.annotation)
+    return type(ast.literal_eval(node.value)).__name__
+
+
+def parameters_of(path: Path) -> list[tuple[str, str, str, str]]:
+    """Read a stage's parameters: name, type, default, meaning."""
     source = next((c.source for c in cells_of(path) if "parameters" in c.metadata.get("tags", [])), "")
     lines, found = source.splitlines(), []
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            name = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            found.append((ast.unparse(name), ast.unparse(node.value), comment_at(lines, node)))
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        name = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        said, kind = comment_at(lines, node), kind_of(node)
+        typed = TYPED.fullmatch(said)
+        if typed:
+            kind, said = typed["kind"], typed["said"]
+        found.append((ast.unparse(name), kind, ast.unparse(node.value), said))
     return found

@@ -41,7 +41,7 @@ def stages(folder: str, _: str = "") -> str:
     parts = []
     for path in notebooks_of(folder):
         front = front_of(path)
-        rows = [(f"`{name}`", f"`{value}`", said) for name, value, said in parameters_of(path)]
+        rows = [(f"`{name}`", f"`{kind}`", f"`{value}`", said) for name, kind, value, said in parameters_of(path)]
         told = f"## {front.title}\n\n{front.claim} [The notebook]({front.doc}.ipynb)\n"
-        parts.append(f"{told}\n{table(('parameter', 'default', 'meaning'), rows)}")
+        parts.append(f"{told}\n{table(('parameter', 'type', 'default', 'meaning'), rows)}")
     return "\n".join([*parts, hidden_list([front_of(path).doc for path in notebooks_of(folder)])])

@@ -109,9 +109,11 @@ def test_a_default_is_shown_as_yaml_has_it():
 
 
 def test_a_stages_parameters_are_read_from_its_cell():
-    found = {name: (value, said) for name, value, said in parameters_of(NBS / "experiments" / "01_cohort.ipynb")}
+    found = {name: told for name, *told in parameters_of(NBS / "experiments" / "01_cohort.ipynb")}
     assert {"run", "recipe", "seed", "source"} <= found.keys()
-    assert "phantoms" in found["source"][1]
+    assert found["fresh"] == ["int", "80", "phantoms for testing"]
+    assert "None" in found["source"][1]
+    assert found["source"][2] == "a cohort folder; None: phantoms"
 
 
 @pytest.fixture(scope="module")
