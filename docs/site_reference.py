@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from itertools import takewhile
+from unittest.mock import patch
 
 import nbdirectives
 from site_notebooks import ROOT, cells_of, comment_at, front_of, rooms
@@ -90,11 +91,13 @@ def face(_: str = "", __: str = "") -> str:
 
 def help_of(words: list[str]) -> str:
     """Give what `ccella … --help` prints."""
+    from typer import rich_utils
     from typer.testing import CliRunner
 
     from ccella.cli import app
 
-    said = CliRunner().invoke(app, [*words, "--help"], prog_name="ccella", env={"NO_COLOR": "1"}).output
+    with patch.object(rich_utils, "MAX_WIDTH", HELP_COLUMNS):
+        said = CliRunner().invoke(app, [*words, "--help"], prog_name="ccella", env={"NO_COLOR": "1"}).output
     return "\n".join(line.rstrip() for line in said.strip().splitlines())
 
 
@@ -109,11 +112,9 @@ def commands_below(group, words: list[str]) -> Iterator[list[str]]:
 def commands(_: str = "", __: str = "") -> str:
     """Write the help page of every command."""
     import typer
-    from typer import rich_utils
 
     from ccella.cli import app
 
-    rich_utils.MAX_WIDTH = HELP_COLUMNS
     parts = []
     for words in [[], *commands_below(typer.main.get_command(app), [])]:
         parts.append(f"## `{' '.join(['ccella', *words])}`\n\n```text\n{help_of(words)}\n```\n")
