@@ -37,7 +37,7 @@ test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist load --fast
 
 docs: $(STAMP)
-	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . _docs/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs -d _docs/doctrees . _docs/html
 	@echo "open _docs/html/index.html"
 
 lab: $(STAMP)

@@ -36,11 +36,11 @@ class Config(BaseModel):
 class SequenceRule(Config):
     """A sequence's name and how its intensities reach [0, 1]."""
 
-    name: str
-    rule: Literal["percentile", "range"] = "percentile"
-    low: float = 0.0  # percentile (0–100) or a value in `unit`
-    high: float = 99.5
-    unit: str = "a.u."
+    name: str  # as in the columns of a cohort
+    rule: Literal["percentile", "range"] = "percentile"  # percentile: limits from each exam; range: fixed limits
+    low: float = 0.0  # the lower limit, which becomes 0: a percentile (0–100) or a value in `unit`
+    high: float = 99.5  # the upper limit, which becomes 1
+    unit: str = "a.u."  # of the values on disk
 
     @model_validator(mode="after")
     def _ordered(self):
@@ -58,8 +58,9 @@ class SequenceRule(Config):
 class GridConfig(Config):
     """The voxel grid on which exams are modelled."""
 
-    shape: tuple[int, ...] = (256, 256, 128)
-    spacing_mm: tuple[float, ...] | None = (0.5, 0.5, 0.5625)  # None: the scanner's, cropped in voxels
+    shape: tuple[int, ...] = (256, 256, 128)  # voxels along each axis
+    # millimetres between voxels; None: the scanner's, cropped in voxels
+    spacing_mm: tuple[float, ...] | None = (0.5, 0.5, 0.5625)
 
 # %% ../nbs/0_ground/01_recipe.ipynb #c1a2986f
 Facts = Mapping[str, int | None]  # what is graded in one exam: column → whole number, None where unknown
@@ -165,12 +166,12 @@ def _check_groups(groups: int, channels: tuple[int, ...]) -> None:
 class VaeConfig(Config):
     """A MAISI autoencoder, for volumes (three axes) or pictures (two)."""
 
-    channels: tuple[int, ...] = (64, 128, 256)  # one number per level
+    channels: tuple[int, ...] = (64, 128, 256)  # of each level, from the volume inwards
     strides: tuple[tuple[int, ...], ...] | None = None  # by which the levels shorten each axis; None: 2 on three axes
     res_blocks: int = Field(2, ge=1)  # per level
     channels_in: int = Field(1, ge=1)  # 1: a sequence; 3: a picture in colours
     latent_channels: int = Field(4, ge=1)  # per sequence
-    norm_groups: int = 32
+    norm_groups: int = 32  # groups of the group norm; must divide every one of channels
     weights: str | None = "autoencoder_epoch273.pt"  # a path, "shipped", or None: random weights
 
     @property
@@ -204,13 +205,14 @@ class TextConfig(Config):
 class AdapterConfig(Config):
     """The CCELLA adapter: a Perceiver resampler with class heads."""
 
-    width: int = 768
-    blocks: int = Field(6, ge=1)
-    heads: int = 8
-    latents: int = Field(256, ge=1)
-    time_channels: int = 320
-    time_width: int = 768
-    head_hidden: int = 256
+    width: int = 768  # of the latents that the report becomes
+    blocks: int = Field(6, ge=1)  # of the resampler, one after the other
+    heads: int = 8  # of attention
+    latents: int = Field(256, ge=1)  # how many vectors a report becomes
+    time_channels: int = 320  # of the timestep's sine embedding
+    time_width: int = 768  # of the timestep after its layers
+    head_hidden: int = 256  # units inside a class head
+    # of the class, after: cascade, shared: every block; first, last: one of them; None: no class is predicted
     head: Literal["cascade", "shared", "first", "last"] | None = "cascade"
     pooling: Literal["flatten", "attention"] = "flatten"  # how a head brings the latents together
     mask_padding: bool = False  # True: the resampler ignores padding tokens
@@ -227,11 +229,11 @@ class AdapterConfig(Config):
 class UnetConfig(Config):
     """MAISI's diffusion U-Net."""
 
-    channels: tuple[int, ...] = (64, 128, 256, 512)
-    attention: tuple[bool, ...] = (False, False, True, True)
-    head_channels: int = 32
-    res_blocks: int = Field(2, ge=1)
-    norm_groups: int = 32
+    channels: tuple[int, ...] = (64, 128, 256, 512)  # of each level, from the latent inwards
+    attention: tuple[bool, ...] = (False, False, True, True)  # whether a level attends to the report
+    head_channels: int = 32  # of one head of attention
+    res_blocks: int = Field(2, ge=1)  # residual blocks per level
+    norm_groups: int = 32  # groups of the group norm; must divide every one of channels
     input_scale: float = Field(100.0, gt=0)  # of class probabilities and spacing in mm, before their layers
     coordinates: bool = False  # True: the position in the box as three more input channels
 
@@ -252,10 +254,11 @@ class UnetConfig(Config):
 class ModelConfig(Config):
     """Which of the papers' variants, and how large."""
 
-    text: bool = True
+    text: bool = True  # whether the report steers
+    # the class that the denoiser is told: the head's, the exam's own, or None
     class_input: Literal["predicted", "true"] | None = "predicted"
-    classes: int = Field(2, ge=2)
-    text_width: int = 4096
+    classes: int = Field(2, ge=2)  # how many there are
+    text_width: int = 4096  # of the text encoder's states
     latent_channels: int = Field(12, ge=1, exclude=True)  # derived: per sequence × sequences
     adapter: AdapterConfig = AdapterConfig()
     unet: UnetConfig = UnetConfig()
@@ -275,13 +278,15 @@ class ModelConfig(Config):
 class ObjectiveConfig(Config):
     """What the denoiser learns."""
 
+    # epsilon: the noise (the papers); flow: the velocity of a rectified flow
     kind: Literal["epsilon", "flow"] = "epsilon"
-    times: Literal["uniform", "logit_normal"] = "uniform"
-    timesteps: int = 1000
-    beta_start: float = 0.0015
-    beta_end: float = 0.0195
-    class_weight: float = Field(1e-4, ge=0)
-    target_scale: float = 100.0
+    times: Literal["uniform", "logit_normal"] = "uniform"  # how the timesteps of a training are drawn
+    timesteps: int = 1000  # of the whole way from exam to noise
+    beta_start: float = 0.0015  # of the scaled linear noise schedule
+    beta_end: float = 0.0195  # of the same schedule
+    class_weight: float = Field(1e-4, ge=0)  # of the class loss in the joint loss
+    target_scale: float = 100.0  # factor of the class loss
+    # weight of the loss inside a mask, 1 outside
     region_weight: dict[Literal["gland", "lesion"], float] = {"gland": 1.0, "lesion": 1.0}
     loss: Literal["l1", "l2"] = "l1"  # of each voxel: its absolute error or the square of it
     skip: bool = False  # the network predicts what the best linear guess from its input leaves open
@@ -293,25 +298,25 @@ class TrainConfig(Config):
 
     start_from: str | None = None  # a model folder or "shipped": continue from its weights
     splits: tuple[Literal["train", "val"], ...] = Field(("train",), min_length=1)  # with val no loss is held out
-    steps: int | None = Field(None, ge=1)
-    epochs: int | None = Field(800, ge=1)
+    steps: int | None = Field(None, ge=1)  # length of the training; None: in epochs
+    epochs: int | None = Field(800, ge=1)  # length of the training; None: in steps
     batch: int = Field(8, ge=1)  # exams a step, of all processes together
     micro_batch: int | None = Field(None, ge=1)  # exams at a time in a process's network; None: all of its share
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(1e-4, gt=0)  # learning rate
     warmup: int = Field(0, ge=0)  # steps of linear warm-up
-    power: float = 2.0  # of the polynomial decay to the end
-    clip: float = Field(1.0, gt=0)  # gradient norm
-    weight_decay: float = 0.01
-    ema: float = Field(0.0, ge=0, lt=1)  # 0: off
+    power: float = 2.0  # of the polynomial decay of the learning rate to the end
+    clip: float = Field(1.0, gt=0)  # largest norm of the gradient
+    weight_decay: float = 0.01  # of AdamW
+    ema: float = Field(0.0, ge=0, lt=1)  # decay of the moving average of the weights; 0: off
     drop_condition: float = Field(0.0, ge=0, le=1)  # probability of training an exam without report and label
     scale_exams: int | None = Field(None, ge=1)  # exams that the latent scale is measured on; None: all of them
     gradient_checkpointing: bool = False  # less memory for activations, a third more time
     redraw: bool = False  # new latent noise (sigma · eps) each epoch
     mirror: bool = False  # each exam also mirrored, with left and right swapped in its report
     rewrites: int = Field(0, ge=0)  # phantoms: further reports of each exam, by other readers
-    precision: Literal["fp32", "bf16", "fp16"] = "fp16"  # bf16 on a CPU that lacks it: fp32
-    eval_every: int = Field(1000, ge=1)  # steps
-    save_every: int = Field(1000, ge=1)  # steps
+    precision: Literal["fp32", "bf16", "fp16"] = "fp16"  # of the computation; bf16 on a CPU that lacks it: fp32
+    eval_every: int = Field(1000, ge=1)  # steps between two looks at the held-out loss
+    save_every: int = Field(1000, ge=1)  # steps between two saved states
 
     @model_validator(mode="after")
     def _length(self):
@@ -324,9 +329,9 @@ class TrainConfig(Config):
 class PhantomConfig(Config):
     """The phantoms that a run is made of where it is given no cohort."""
 
-    exams: int = Field(160, ge=1)
-    namespace: Literal["public", "shipped"] = "public"  # shipped: out of reach of `ccella phantom`
-    rich: bool = False  # True: in lesions, for parts that learn; False: as often as at a hospital
+    exams: int = Field(160, ge=1)  # how many
+    namespace: Literal["public", "shipped"] = "public"  # which phantoms; shipped: out of reach of `ccella phantom`
+    rich: bool = False  # True: rich in lesions, for parts that learn; False: as often as at a hospital
 
 # %% ../nbs/0_ground/01_recipe.ipynb #148451bd
 class VaeTrainConfig(Config):
@@ -334,30 +339,31 @@ class VaeTrainConfig(Config):
 
     start_from: str | None = None  # a folder, "shipped" or MAISI's file: continue from its weights
     exams: int = Field(1200, ge=2)  # phantoms to train on where no cohort is given
-    steps: int = Field(100_000, ge=1)
-    batch: int = Field(1, ge=1)  # crops
+    steps: int = Field(100_000, ge=1)  # length of the training
+    batch: int = Field(1, ge=1)  # crops a step
     crop: tuple[int, ...] = (64, 64, 64)  # voxels; never larger than the grid
     gamma: tuple[float, float] | None = None  # half of the crops to a power between these
-    lr: float = Field(1e-4, gt=0)
+    lr: float = Field(1e-4, gt=0)  # learning rate
     warmup: int = Field(0, ge=0)  # steps of linear warm-up
-    power: float = 0.9  # of the polynomial decay to the end
-    clip: float = Field(1.0, gt=0)  # gradient norm
-    weight_decay: float = 0.0
-    ema: float = Field(0.0, ge=0, lt=1)  # 0: off
-    kl: float = Field(1e-7, ge=0)
-    edge: float = Field(0.0, ge=0)
-    perceptual: float = Field(0.3, ge=0)
+    power: float = 0.9  # of the polynomial decay of the learning rate to the end
+    clip: float = Field(1.0, gt=0)  # largest norm of the gradient
+    weight_decay: float = 0.0  # of AdamW
+    ema: float = Field(0.0, ge=0, lt=1)  # decay of the moving average of the weights; 0: off
+    kl: float = Field(1e-7, ge=0)  # weight of the pull of latents towards a standard normal
+    edge: float = Field(0.0, ge=0)  # weight of the error of differences between neighbouring voxels
+    perceptual: float = Field(0.3, ge=0)  # weight of the perceptual loss
     perceptual_network: str = "phantom"  # a feature network: NAME, or NAME=PATH
-    adversarial: float = Field(0.1, ge=0)
+    adversarial: float = Field(0.1, ge=0)  # weight of the critic's loss
     adversarial_from: float = Field(0.1, ge=0, le=1)  # share of the steps after which the critic joins
-    critic_lr: float = Field(5e-4, gt=0)
-    critic_channels: int = Field(32, ge=1)
-    critic_layers: int = Field(3, ge=1)
+    critic_lr: float = Field(5e-4, gt=0)  # learning rate of the critic
+    critic_channels: int = Field(32, ge=1)  # of its first layer
+    critic_layers: int = Field(3, ge=1)  # of the critic
+    # weight of the loss inside a mask, 1 outside
     region_weight: dict[Literal["gland", "lesion"], float] = {"gland": 1.0, "lesion": 1.0}
     shares: dict[str, float] = {}  # how often a crop is of a sequence; those not named count 1
-    precision: Literal["fp32", "bf16", "fp16"] = "fp16"  # bf16 on a CPU that lacks it: fp32
-    eval_every: int = Field(1000, ge=1)  # steps
-    save_every: int = Field(1000, ge=1)  # steps
+    precision: Literal["fp32", "bf16", "fp16"] = "fp16"  # of the computation; bf16 on a CPU that lacks it: fp32
+    eval_every: int = Field(1000, ge=1)  # steps between two looks at the held-out loss
+    save_every: int = Field(1000, ge=1)  # steps between two saved states
 
 # %% ../nbs/0_ground/01_recipe.ipynb #7beec052
 class TextTrainConfig(Config):
@@ -366,22 +372,22 @@ class TextTrainConfig(Config):
     Its states are as wide as `model.text_width`.
     """
 
-    reports: int = Field(15_000, ge=2, le=50_000)
-    layers: int = Field(3, ge=1)
-    heads: int = Field(2, ge=1)
+    reports: int = Field(15_000, ge=2, le=50_000)  # phantom reports to learn from
+    layers: int = Field(3, ge=1)  # of the encoder
+    heads: int = Field(2, ge=1)  # of attention
     vocabulary: int = Field(3000, ge=50)  # pieces of the tokenizer, at most
-    steps: int = Field(2500, ge=1)
-    batch: int = Field(16, ge=1)  # whole reports; of snippets twice as many
+    steps: int = Field(2500, ge=1)  # length of the training
+    batch: int = Field(16, ge=1)  # whole reports a step; of snippets twice as many
     snippets: tuple[float, float] = (0.9, 0.3)  # share of the steps with a few sentences of each report: first, last
     hidden: float = Field(0.1, ge=0, lt=1)  # share of the tokens to be guessed
-    lr: float = Field(7e-4, gt=0)
+    lr: float = Field(7e-4, gt=0)  # learning rate
     warmup: int = Field(200, ge=0)  # steps of linear warm-up
-    power: float = 1.0  # of the polynomial decay to the end
-    clip: float = Field(1.0, gt=0)  # gradient norm
-    weight_decay: float = 0.01
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    eval_every: int = Field(250, ge=1)  # steps
-    save_every: int = Field(100, ge=1)  # steps
+    power: float = 1.0  # of the polynomial decay of the learning rate to the end
+    clip: float = Field(1.0, gt=0)  # largest norm of the gradient
+    weight_decay: float = 0.01  # of AdamW
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the computation
+    eval_every: int = Field(250, ge=1)  # steps between two looks at the held-out loss
+    save_every: int = Field(100, ge=1)  # steps between two saved states
 
 
 class FeatureTrainConfig(Config):
@@ -390,25 +396,25 @@ class FeatureTrainConfig(Config):
     exams: int = Field(500, ge=2, le=50_000)  # of each institution; a quarter as many on a grid of half the size
     coarse: float = Field(0.2, ge=0, le=1)  # share of the steps on that grid
     widths: tuple[int, ...] = (16, 32, 48, 64)  # channels of the stages; the last: features
-    steps: int = Field(1500, ge=1)
-    batch: int = Field(24, ge=1)  # volumes
+    steps: int = Field(1500, ge=1)  # length of the training
+    batch: int = Field(24, ge=1)  # volumes a step
     shift: int = Field(3, ge=0)  # voxels in the plane by which a volume is moved, at most
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(3e-3, gt=0)  # learning rate
     warmup: int = Field(50, ge=0)  # steps of linear warm-up
-    power: float = 1.0  # of the polynomial decay to the end
-    clip: float = Field(1.0, gt=0)  # gradient norm
-    weight_decay: float = 0.02
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # on a CPU that lacks it: fp32
-    eval_every: int = Field(250, ge=1)  # steps
-    save_every: int = Field(100, ge=1)  # steps
+    power: float = 1.0  # of the polynomial decay of the learning rate to the end
+    clip: float = Field(1.0, gt=0)  # largest norm of the gradient
+    weight_decay: float = 0.02  # of AdamW
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the computation; bf16 on a CPU that lacks it: fp32
+    eval_every: int = Field(250, ge=1)  # steps between two looks at the held-out loss
+    save_every: int = Field(100, ge=1)  # steps between two saved states
 
 # %% ../nbs/0_ground/01_recipe.ipynb #77e46c61
 class SampleConfig(Config):
     """How exams are drawn."""
 
-    scheduler: str = "ddpm"  # names: ccella.generators.sample
-    steps: int = Field(1000, ge=1)
-    guidance: float = Field(1.0, ge=0)  # 1: none
+    scheduler: str = "ddpm"  # the sampler, by a name of ccella.generators.sample
+    steps: int = Field(1000, ge=1)  # from noise to a latent
+    guidance: float = Field(1.0, ge=0)  # how far a step goes beyond what it would be without the report; 1: no further
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # on a CPU both halves are bf16, or fp32 where it lacks that
     memory_gb: float = Field(8.0, gt=0)  # that decoding an exam may take; smaller budgets decode it in pieces
 
@@ -416,19 +422,21 @@ class SampleConfig(Config):
 class ClassifierConfig(Config):
     """The downstream classifier."""
 
-    network: Literal["efficientnet-b0", "small"] = "efficientnet-b0"
+    network: Literal["efficientnet-b0", "small"] = "efficientnet-b0"  # the papers', or a small one for phantoms
     # percentiles between which intensities are softly clipped before the z-score; None: not clipped
     clip: tuple[float, float] | None = (2, 98)
-    spacing_mm: tuple[float, float, float] | None = (0.5, 0.5, 3.0)  # None: the grid's own
-    shape: tuple[int, int, int] | None = (256, 256, 32)  # cropped or padded around the middle; None: the whole grid
-    epochs: int = Field(155, ge=1)
+    # millimetres between its voxels; None: the grid's own
+    spacing_mm: tuple[float, float, float] | None = (0.5, 0.5, 3.0)
+    # voxels, cropped or padded around the middle; None: the whole grid
+    shape: tuple[int, int, int] | None = (256, 256, 32)
+    epochs: int = Field(155, ge=1)  # length of a training at the first institution
     target_epochs: int = Field(385, ge=1)  # at the second institution, from scratch and fine-tuned alike
-    batch: int = Field(32, ge=1)  # never in pieces: both networks normalise by the batch (batch norm)
-    lr: float = Field(1e-4, gt=0)
-    finetune_lr: float = Field(1e-5, gt=0)
-    power: float = 2.0
+    batch: int = Field(32, ge=1)  # exams a step; never in pieces: both networks normalise by the batch (batch norm)
+    lr: float = Field(1e-4, gt=0)  # learning rate
+    finetune_lr: float = Field(1e-5, gt=0)  # learning rate at the second institution, after a pretraining
+    power: float = 2.0  # of the polynomial decay of the learning rate to the end
     gamma: float = 2.0  # of the focal loss
-    eval_every: int = Field(5, ge=1)  # epochs
+    eval_every: int = Field(5, ge=1)  # epochs between two looks at the validation exams
 
 # %% ../nbs/0_ground/01_recipe.ipynb #c4dc0212
 ARCHITECTURE = ("sequences", "vae", "text", "model", "objective.kind", "objective.skip")
@@ -466,13 +474,13 @@ ADDED_LATER: dict[str, object] = {
 class Recipe(Config):
     """Everything that decides what a run computes."""
 
-    name: str = "ccellapp"
-    parent: str | None = None
-    organ: str = DEFAULT_ORGAN
+    name: str = "ccellapp"  # of the recipe
+    parent: str | None = None  # the recipe whose settings hold where this one says nothing
+    organ: str = DEFAULT_ORGAN  # a folder of ccella/organs
     sequences: tuple[SequenceRule, ...] = Field(min_length=1)  # where left out: the organ's
     grid: GridConfig = GridConfig()
     label_rule: str = "histology"  # of the organ's; the default is of files older than organs, as DEFAULT_ORGAN is
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0)  # of everything that is drawn
     vae: VaeConfig = VaeConfig()
     text: TextConfig = TextConfig()
     model: ModelConfig = ModelConfig()

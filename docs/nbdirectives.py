@@ -12,6 +12,7 @@ from sphinx.ext.napoleon import Config, GoogleDocstring
 
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*(?P<name>[\w-]+)\s*:?\s*(?P<arg>.*?)\s*$")
 EXPORT = {"export", "exports", "exporti", "export_dcls"}
+FRONT_MATTER = re.compile(r"\A---\n(?P<settings>.*?)\n---\n", re.DOTALL)
 UNDERLINE = re.compile(r"^(?P<title>\S.*)\n[-=~]{3,}$", re.MULTILINE)
 SECTIONS = Config(napoleon_use_param=True, napoleon_use_rtype=False, napoleon_use_ivar=True)
 LONGEST_FENCE = 6
@@ -121,6 +122,14 @@ def api_cell(module: str, code: str) -> nbformat.NotebookNode | None:
     return nbformat.v4.new_markdown_cell("\n\n".join(entry_of(module, node) for node in nodes))
 
 
+def fence_front_matter(cell: nbformat.NotebookNode) -> None:
+    """Show the front matter of a page that a cell gave as what it is; else its lines would be rules across the page."""
+    for output in cell.outputs:
+        page = output.get("data", {}).get("text/markdown")
+        if page:
+            output["data"]["text/markdown"] = FRONT_MATTER.sub("```yaml\n\\g<settings>\n```\n", page)
+
+
 def read(text: str, package: str) -> nbformat.NotebookNode:
     """Read a notebook; the entry point for MyST-NB's ``nb_custom_formats``."""
     notebook = nbformat.reads(text, as_version=4)
@@ -129,6 +138,7 @@ def read(text: str, package: str) -> nbformat.NotebookNode:
         cells.append(cell)
         if cell.cell_type != "code":
             continue
+        fence_front_matter(cell)
         directives, cell.source = split_directives(cell.source)
         if directives.get("default_exp"):
             module = f"{package}.{directives['default_exp']}"

@@ -1,4 +1,4 @@
-"""README's own words, run from top to bottom: its Python and its shell lines, in a folder of a newcomer's."""
+"""README's own words, and those of the how-to pages that go on from it, run from top to bottom in one folder."""
 
 import os
 import re
@@ -10,15 +10,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FURTHER = ("own_exams", "studies")  # how-to pages that go on from README, in the same folder
+WALK = "\n".join([README, *((ROOT / "docs" / "howto" / f"{name}.md").read_text(encoding="utf-8") for name in FURTHER)])
 BLOCK = re.compile(r"^```(?P<language>sh|python)\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
 COMMENT = " " * 4 + "#"
-BY_OTHERS = ("make demo", "make test", "make setup")  # minutes each; what they do is done where this file runs
+# minutes to hours each, or in need of files: what they do is for other tests
+BY_OTHERS = ("make ", "ccella fit-", "ccella train ", "ccella import folder ")
 GRIDS = ("ccella ablate ", "ccella run ")  # hours each: planned, not run
 HARMLESS = ("--dry-run", "--help")
 
 
 def blocks(language: str) -> list[str]:
-    return [found["code"] for found in BLOCK.finditer(README) if found["language"] == language]
+    return [found["code"] for found in BLOCK.finditer(WALK) if found["language"] == language]
 
 
 def quick(line: str) -> str:
@@ -35,7 +38,7 @@ def shell_lines(block: str) -> list[str]:
 
 
 def shell_blocks() -> list[list[str]]:
-    """The commands of every block, in README's order."""
+    """The commands of every block, in their order."""
     found = [shell_lines(block) for block in blocks("sh")]
     return [lines for lines in found if lines]
 

@@ -1,10 +1,10 @@
 """Every number of README's prose is a record's own: it is written from the record's metrics, and no other is found."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
+from site_figures import figures_of
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,17 +18,37 @@ SAID = (
     ("that took {:.1f} minutes", "demo", ("minutes",)),
     ("on the reported side in {:.2f} of the synthetic exams", "demo", ("synthetic.side",)),
     ("in {:.2f} of the synthetic when the reports are shuffled", "demo", ("synthetic.side_shuffled",)),
-    ("(AUC {:.2f} against {:.2f})", "augment", ("synthetic.AUC", "real.AUC")),
-    ("reaches AUC {:.2f} at institution 2", "adapt", ("bpMRI.real.0%.AUC",)),
-    ("one pretrained on synthetic exams {:.2f}", "adapt", ("bpMRI.synthetic.0%.AUC",)),
-    ("of its own exams alone give {:.2f}", "adapt", ("bpMRI.scratch.100%.AUC",)),
+    (
+        "side that the report names | {:.2f} | {:.2f} | {:.2f}: shuffled reports |",
+        "steering",
+        ("all seeds.side", "real.side", "real.side_shuffled"),
+    ),
+    (
+        "level that the report names | {:.2f} | {:.2f} | {:.2f}: shuffled reports |",
+        "steering",
+        ("all seeds.level", "real.level", "real.level_shuffled"),
+    ),
+    ("trained on (AUC) | {:.2f} | –", "appraisal", ("generator.membership",)),
+    ("{:.2f}: a copier", "appraisal", ("copier.membership",)),
+    (
+        "these alone (AUC) | {:.2f} | {:.2f} | {:.2f}: both together |",
+        "augment",
+        ("synthetic.AUC", "real.AUC", "both.AUC"),
+    ),
+    (
+        "next institution (AUC) | {:.2f} | {:.2f} | {:.2f}: all of its own exams alone |",
+        "adapt",
+        ("bpMRI.synthetic.0%.AUC", "bpMRI.real.0%.AUC", "bpMRI.scratch.100%.AUC"),
+    ),
+    ("the class that is read from it | {:.2f} |", "ablation", ("ccella.FID 3D",)),
+    ("report, no class | {:.2f} |", "ablation", ("ella_maisi.FID 3D",)),
+    ("neither | {:.2f} |", "ablation", ("maisi.FID 3D",)),
 )
 
 
 def value_of(record: str, name: str) -> float:
     """Read a figure of a record, without its interval."""
-    metrics = json.loads((ROOT / "nbs" / "records" / f"{record}.metrics.json").read_text(encoding="utf-8"))
-    figure = metrics[name]
+    figure = figures_of(record)[name]
     return figure["value"] if isinstance(figure, dict) else figure
 
 
