@@ -96,6 +96,7 @@ def _execute(notebook: Path, executed: Path, parameters: dict, folder: Path) -> 
     """Execute a notebook in this process, which ends: with 0 where every cell passed."""
     import nbformat
     from execnb.shell import CaptureShell
+    from fastcore.nbio import read_nb, write_nb
 
     os.chdir(folder)
     content = nbformat.read(notebook, 4)
@@ -103,8 +104,10 @@ def _execute(notebook: Path, executed: Path, parameters: dict, folder: Path) -> 
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
     executed.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(content, executed)
-    shell = CaptureShell()
-    shell.execute(executed, executed)
+    shell, content = CaptureShell(), read_nb(executed)
+    with contextlib.suppress(Exception):  # what a cell raised stands in its output
+        shell.run_all(content, exc_stop=True)
+    write_nb(content, executed)
     os._exit(bool(shell.exc))
 
 
