@@ -33,7 +33,11 @@ def pytest_addoption(parser):
     parser.addoption("--fast", action="store_true", help="leave out trainings, browsers, and cells under #| slow")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "notebook" not in item.keywords:  # each runs by itself; other files share what they make between their tests
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if not config.getoption("--fast"):
         return
     slow = [item for item in items if SLOW & {mark.name for mark in item.iter_markers()}]

@@ -136,7 +136,7 @@ def _needed(cells: dict, targets) -> set[str]:
 
 
 def run_cells_here(folder: Path, plan: dict, targets, cores: int, device: str, *_, **__) -> list[str]:
-    """Do what `ccella.studies.engine.run_engine` does, one cell after another; what has its metrics is not done again."""
+    """Do what the engine's `run_engine` does, one cell after another; what has its metrics is not done again."""
     import yaml
 
     from ccella.core import CcellaError
