@@ -117,7 +117,7 @@ def autoencoder_costs(recipe: Recipe) -> tuple[PassCost, PassCost]:
         decoder = pass_cost(net, lambda _: net.decode(latent), is_frozen=True)
     return encoder, decoder
 
-
+# %% ../../nbs/6_studies/68_cost.ipynb #0b30fd23
 @once_for_a_recipe
 def classifier_cost(recipe: Recipe) -> PassCost:
     """Count a pass of the recipe's classifier over an exam as it sees it."""
