@@ -1,6 +1,8 @@
 """One thread per process: the tests run several at a time, and threads that fight over cores are slower than one."""
 
 import os
+import sys
+from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -9,6 +11,14 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["MPLBACKEND"] = "agg"
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing may be fetched by a test
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # else a fork warns, and may hang
+# each of some 150 processes would compile the whole package anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# JupyterLab brings a check of web addresses whose grammar takes a second to build wherever jsonschema is imported: in
+# every kernel, and in what starts it; users have it with JupyterLab alone
+sys.modules["rfc3987_syntax"] = None
+without = str(Path(__file__).with_name("without"))
+os.environ["PYTHONPATH"] = os.pathsep.join([without, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
@@ -23,12 +33,29 @@ def pytest_addoption(parser):
     parser.addoption("--fast", action="store_true", help="leave out trainings, browsers, and cells under #| slow")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "notebook" not in item.keywords:  # each runs by itself; other files share what they make between their tests
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if not config.getoption("--fast"):
         return
     slow = [item for item in items if SLOW & {mark.name for mark in item.iter_markers()}]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture()
+def stages_here(monkeypatch):
+    """Stages run in forks of this process, without engine and kernels, which tests/test_stages.py holds to the same."""
+    import runs
+
+    from ccella import part_commands, run_commands
+    from ccella.studies import engine
+
+    monkeypatch.setattr(engine, "run_engine", runs.run_cells_here)
+    for module in (part_commands, run_commands):
+        monkeypatch.setattr(module, "execute_notebook", runs.execute_notebook_here)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -317,6 +317,40 @@ def test_shapes_are_checked_where_they_are_named():
             add(x, wrong)
 
 
+def test_only_functions_of_arrays_are_wrapped():
+    """A function that speaks of no array costs nothing more; one axis of the others is one size within a call."""
+    from dataclasses import dataclass
+
+    import torch
+    from jaxtyping import Float
+    from shapes import check, sparing_wrapper
+
+    decorate = sparing_wrapper(typechecker=check)
+
+    @decorate
+    def product(x: Float[torch.Tensor, "b d"], y: "Float[torch.Tensor, 'd c']") -> Float[torch.Tensor, "b c"]:
+        return x @ y
+
+    @decorate
+    @dataclass
+    class Pair:
+        first: Float[torch.Tensor, " n"]
+        second: Float[torch.Tensor, " n"]
+
+    @decorate
+    @dataclass
+    class Name:
+        words: list[str]
+
+    assert product(torch.zeros(2, 3), torch.zeros(3, 4)).shape == (2, 4)
+    with pytest.raises(TypeError, match="'y'"):
+        product(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(TypeError, match="'second'"):
+        Pair(torch.zeros(2), torch.zeros(3))
+    assert Name.__init__.__code__.co_filename == "<string>", "as the dataclass wrote it"
+    assert decorate(lambda: 0).__name__ == "<lambda>" and not hasattr(decorate(lambda: 0), "__wrapped__")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
 def test_modules_can_be_imported(path):
     """A notebook may import in a hidden cell what its exported cells need; the module then lacks it."""

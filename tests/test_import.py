@@ -1,5 +1,6 @@
 """Importing as users meet it: killed and repeated, in several processes, on a full disk, with names in every header."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -74,24 +75,32 @@ def test_same_bytes_with_one_process_or_two(source, tmp_path):
     assert len(Cohort.read(tmp_path / "one")) == 12
 
 
+def begun(source: Path, out: Path) -> multiprocessing.Process:
+    """Import in a process of its own, which finds imported what it needs."""
+    given = {"target": ccella, "args": ("import", "folder", source), "kwargs": {"pattern": PATTERN, "out": out}}
+    process = multiprocessing.get_context("fork").Process(**given)
+    process.start()
+    return process
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_it_completes_with_the_same_bytes(source, tmp_path):
     """SIGKILL at ten moments of a growing import; then the same command once more."""
-    assert subprocess.run(command(source, tmp_path / "whole"), env=ENVIRONMENT, capture_output=True).returncode == 0
+    assert ccella("import", "folder", source, pattern=PATTERN, out=tmp_path / "whole").code == 0
     began = time.monotonic()
-    subprocess.run(command(source, tmp_path / "timed"), env=ENVIRONMENT, capture_output=True)
+    begun(source, tmp_path / "timed").join()
     takes = time.monotonic() - began
-    moments = random.Random(0)
+    moments, ends = random.Random(0), []
     for _ in range(10):
-        process = subprocess.Popen(
-            command(source, tmp_path / "killed"), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(moments.uniform(0.5, 1.0) * takes)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    done = subprocess.run(command(source, tmp_path / "killed"), env=ENVIRONMENT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+        process = begun(source, tmp_path / "killed")
+        time.sleep(moments.uniform(0, 0.4) * takes)
+        process.kill()
+        process.join()
+        ends.append(process.exitcode)
+    assert -signal.SIGKILL in ends
+    ended = ccella("import", "folder", source, pattern=PATTERN, out=tmp_path / "killed")
+    assert ended.code == 0, ended
+    assert content(tmp_path / "killed") == content(tmp_path / "whole") == content(tmp_path / "timed")
     assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "nothing half-written is left"
 
 

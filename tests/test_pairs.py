@@ -77,6 +77,7 @@ def test_cohorts_of_few_exams(n, pair, tmp_path):
     assert "voxels" in page and " mm" in page, "the page says what it looks at"
 
 
+@pytest.mark.slow
 def test_one_class_no_reports_and_one_patient(pair, tmp_path):
     real, made = pair
     negative = replace(made, table=made.table.assign(label=0, pirads=2, isup=pd.NA))
@@ -105,6 +106,7 @@ def test_reports_that_were_fitted_on_test_nothing(pair, tmp_path):
     assert found["utility"]["trained_on"] == 14 and not_measured(found) <= {"text_probe"}
 
 
+@pytest.mark.slow
 def test_the_order_of_the_tables_decides_nothing(pair, tmp_path):
     real, made = pair
     first, _ = evaluated(real, made, tmp_path / "first")

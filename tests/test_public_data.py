@@ -178,7 +178,7 @@ def check_card(page: str, found: dict) -> None:
 
 
 @pytest.mark.slow
-def test_from_files_to_a_card(place, monkeypatch):
+def test_from_files_to_a_card(place, monkeypatch, stages_here):
     """All stages from relative paths; the same command again does nothing; the card says what was used and measured."""
     monkeypatch.chdir(place.folder)
     start = ("run", "mine", *set_options(place.settings))
@@ -195,7 +195,7 @@ def test_from_files_to_a_card(place, monkeypatch):
 
 
 @pytest.mark.slow
-def test_copies_of_the_run_come_onto_its_card(place, monkeypatch):
+def test_copies_of_the_run_come_onto_its_card(place, monkeypatch, stages_here):
     """The evaluation of a run's two cohorts, in its folder `evaluation`, fills the line; answers stay."""
     monkeypatch.chdir(place.folder)
     file = Path("runs/mine/model/README.md")

@@ -1,4 +1,7 @@
-"""All six stages of a run, through the engine: once, again, changed, broken, killed in the middle of training."""
+"""All six stages of a run, through the engine: once, again, changed, broken, killed in the middle of training.
+
+Other recipes and cohorts walk the same notebooks without the engine (`stages_here`).
+"""
 
 import json
 import signal
@@ -143,7 +146,7 @@ def test_changed_parameters_touch_what_depends_on_them(run, encoder):
     assert touched <= results | requests
 
 
-def test_one_sequence(tmp_path, encoder):
+def test_one_sequence(tmp_path, encoder, stages_here):
     """A recipe of one sequence walks the same road; the lesion detector, which needs three, is left out."""
     run = Run(tmp_path / "axt2")
     first = load_recipe("tiny").sequences[0].model_dump()
@@ -156,7 +159,7 @@ def test_one_sequence(tmp_path, encoder):
     assert not list(run.synthetic.rglob("adc*"))
 
 
-def test_exams_without_lesion_masks_are_told(encoder, tmp_path):
+def test_exams_without_lesion_masks_are_told(encoder, tmp_path, stages_here):
     """The recipe weighs lesions: the training says how many exams it learns without that weight, and learns them."""
     cohort = write_phantoms(tmp_path / "cohort", 24, shape=(32, 32, 8))
     replace(cohort, table=cohort.table.assign(truth="")).write()
@@ -168,7 +171,7 @@ def test_exams_without_lesion_masks_are_told(encoder, tmp_path):
     assert note in run.executed("train").read_text(encoding="utf-8")
 
 
-def test_mirrored_and_reworded_exams(tmp_path, encoder):
+def test_mirrored_and_reworded_exams(tmp_path, encoder, stages_here):
     """Every exam of the training part is shown in four ways; the model says so, and of which parts it is."""
     run = Run(tmp_path / "views")
     start(run, encoder, targets=["train"], **{"train.mirror": True, "train.rewrites": 1})
