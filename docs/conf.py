@@ -2,11 +2,12 @@
 
 import sys
 from configparser import ConfigParser
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "docs"), str(ROOT)]
-from site_pages import fill_page  # noqa: E402
+fill_page = import_module("site_pages").fill_page
 
 ini = ConfigParser(delimiters=["="], interpolation=None)
 ini.read(ROOT / "settings.ini", encoding="utf-8")
