@@ -39,6 +39,15 @@ def arrays_in(function) -> dict[str, tuple[type, ...]]:
     return {name: wanted for name, wanted in arrays.items() if wanted}
 
 
+def may_speak_of_arrays(thing) -> bool:
+    """Say whether a function or a class has an array in its annotations, or names that only type checkers know."""
+    try:
+        typing.get_type_hints(thing)
+    except NameError:
+        return True
+    return bool(arrays_in(thing))
+
+
 def described(value) -> str:
     """Tell an array's shape and dtype, or else the type of a value."""
     if hasattr(value, "shape"):
@@ -82,7 +91,7 @@ def wrapped_where_arrays_are(function, typechecker):
     def first_looked_at(*args, **kwargs):
         nonlocal target
         if target is None:
-            target = WRAPPER(typechecker=typechecker)(function) if arrays_in(function) else function
+            target = WRAPPER(typechecker=typechecker)(function) if may_speak_of_arrays(function) else function
         return target(*args, **kwargs)
 
     return first_looked_at
@@ -95,7 +104,7 @@ def sparing_wrapper(*, typechecker):
         if not thing.__annotations__:
             return thing
         if inspect.isclass(thing):
-            return WRAPPER(typechecker=typechecker)(thing) if arrays_in(thing) else thing
+            return WRAPPER(typechecker=typechecker)(thing) if may_speak_of_arrays(thing) else thing
         return wrapped_where_arrays_are(thing, typechecker)
 
     return decorate
