@@ -328,7 +328,7 @@ def test_only_functions_of_arrays_are_wrapped():
     decorate = sparing_wrapper(typechecker=check)
 
     @decorate
-    def product(x: Float[torch.Tensor, "b d"], y: "Float[torch.Tensor, 'd c']") -> Float[torch.Tensor, "b c"]:
+    def product(x: Float[torch.Tensor, "b d"], y: Float[torch.Tensor, "d c"]) -> Float[torch.Tensor, "b c"]:
         return x @ y
 
     @decorate
