@@ -12,6 +12,7 @@ import papermill
 import pytest
 import torch
 from papermill import inspect_notebook
+from safetensors.torch import load_file
 from transformers import T5EncoderModel
 
 from ccella.core import CcellaError
@@ -145,20 +146,27 @@ def test_again_nothing_is_done(run, encoder):
 def by_hand(stage: str, folder: Path, **parameters) -> None:
     """Execute a stage's notebook as `papermill` does, with no engine."""
     notebook = STAGES[stage].notebook
-    parameters = {"run": str(folder / "trial"), "threads": 1} | SMALL.get(stage, {}) | parameters
+    parameters = {"run": str(folder / "trial"), "threads": 2} | SMALL.get(stage, {}) | parameters  # as the engine's
     papermill.execute_notebook(str(find_notebooks() / notebook), str(folder / notebook), parameters, progress_bar=False)
 
 
-NOT_RESULTS = {"provenance.json", "metrics.csv", "recipe.yaml"}  # times, and a recipe's parent
+NOT_RESULTS = {"provenance.json", "metrics.csv", "recipe.yaml", "scale.json"}  # times, stamps, and a recipe's parent
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def content_of(path: Path) -> bytes | dict[str, bytes]:
+    """A file's bytes; of tensors alone where they lie beside the times of the files that they were made from."""
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
+
+
+def contents(folder: Path) -> dict[str, bytes | dict[str, bytes]]:
     """What a stage left in its folder, but for locks, states and what tells times."""
     found = {}
     for path in sorted(folder.rglob("*")):
         is_result = path.is_file() and not path.name.startswith((".", "events.")) and path.name not in NOT_RESULTS
         if is_result and "state" not in path.parts:
-            found[path.relative_to(folder).as_posix()] = path.read_bytes()
+            found[path.relative_to(folder).as_posix()] = content_of(path)
     return found
 
 
@@ -185,6 +193,7 @@ def test_papermill_alone_gives_what_the_engine_gives(run, encoder, tmp_path):
         assert [name for name in there if there[name] != here[name]] == [], folder
     for stage in ("cohort", "encode", "train", "generate"):
         assert figures(alone, stage) == figures(run, stage)
+    assert start(alone, encoder, targets=["generate"]) == [], "the engine goes on from there"
 
 
 def test_changed_parameters_touch_what_depends_on_them(run, encoder):
