@@ -273,6 +273,40 @@ def test_a_stage_takes_parameters_and_exports_nothing(notebook):
     assert not any(cell.source.lstrip().startswith("#| export") for cell in cells)
 
 
+TUTORIALS = sorted((NBS / "tutorials").glob("[!._]*.ipynb"))
+MOST_KB = 400  # of a tutorial with its pictures
+
+
+def test_tutorials_are_counted_from_one():
+    assert [path.name[:3] for path in TUTORIALS] == [f"0{number}_" for number in range(1, 9)]
+
+
+@pytest.mark.parametrize("notebook", TUTORIALS, ids=name_of)
+def test_a_tutorial_says_what_to_try_next(notebook):
+    """It begins with a claim, ends with something to do, and its links lead somewhere; it defines no module."""
+    cells = cells_of(notebook)
+    assert re.match(r"# \S.*\n\n> \S", cells[0].source)
+    assert cells[-1].cell_type == "markdown"
+    assert "## What to try next\n\n- " in cells[-1].source
+    assert not any(cell.source.lstrip().startswith("#| export") for cell in cells)
+    for cell in cells:
+        links = re.findall(r"\]\(([^)#]+)", cell.source) if cell.cell_type == "markdown" else []
+        broken = [link for link in links if "://" not in link and not (notebook.parent / link).is_file()]
+        assert not broken
+
+
+@pytest.mark.parametrize("notebook", TUTORIALS, ids=name_of)
+def test_a_tutorial_is_saved_as_it_ran(notebook):
+    """Every page has pictures and tables, few enough to load at once, and no path of a machine."""
+    cells = cells_of(notebook)
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert "image/png" in kinds or "text/html" in kinds
+    assert notebook.stat().st_size < 1000 * MOST_KB
+    texts = [output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs]
+    assert not [text for text in texts if "/tmp/" in text]
+
+
 EVERY_NOTEBOOK = [path for path in sorted(NBS.rglob("*.ipynb")) if not path.name.startswith(("_", "."))]
 
 

@@ -1,7 +1,7 @@
 """Run every library notebook and tutorial from its first cell to its last, as nbdev does, each in a process of its own.
 
 Never nbs/records (hours of training, their outputs kept as they ran) nor nbs/experiments (stages, run by the engine).
-With `--fast` the cells under `#| slow` (trainings, long simulations, and what needs them) are left out.
+With `--fast` the cells under `#| slow` (trainings, long simulations, and what needs them) are left out, and tutorials.
 """
 
 import multiprocessing
@@ -18,7 +18,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
-NOTEBOOKS = sorted(NBS.glob("[0-9]_*/**/[0-9]*.ipynb")) + sorted((NBS / "tutorials").glob("[!._]*.ipynb"))
+NOTEBOOKS = sorted(NBS.glob("[0-9]_*/**/[0-9]*.ipynb"))
+TUTORIALS = sorted((NBS / "tutorials").glob("[!._]*.ipynb"))
 LIMIT_S = 300
 FLAGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["nbdev"]["tst_flags"].split()
 
@@ -71,7 +72,9 @@ def run_notebook(notebook: Path, output: Path, folder: Path, fast: bool) -> None
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name_of)
+@pytest.mark.parametrize(
+    "notebook", [*NOTEBOOKS, *(pytest.param(path, marks=pytest.mark.slow) for path in TUTORIALS)], ids=name_of
+)
 def test_notebook(notebook, tmp_path, heavy_libraries, pytestconfig):
     output, fast = tmp_path / "output.txt", pytestconfig.getoption("--fast")
     # deep enough that a socket's path there would be too long

@@ -11,9 +11,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import papermill
 import pytest
 import torch
 from papermill import inspect_notebook
+from safetensors.torch import load_file
 from transformers import T5EncoderModel
 
 from ccella.core import CcellaError
@@ -86,6 +88,16 @@ def test_a_notebook_takes_the_parameters_that_its_stage_knows(stage):
     for name, field in fields.items():
         default = told[name]["default"].strip("\"'")
         assert default == str(field.default), name
+        kind = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
+        assert told[name]["inferred_type_name"] == kind.replace(" ", ""), name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_on_a_notebook_tells_types_and_meanings(stage):
+    """What `papermill --help-notebook` prints."""
+    for name, told in inspect_notebook(str(find_notebooks() / STAGES[stage].notebook)).items():
+        assert told["inferred_type_name"] != "None", name
+        assert len(told["help"]) > 8, name
 
 
 def test_six_stages(run, encoder):
@@ -132,6 +144,59 @@ def test_again_nothing_is_done(run, encoder):
     before = made(run)
     assert start(run, encoder) == []
     assert made(run) == before
+
+
+def by_hand(stage: str, folder: Path, **parameters) -> None:
+    """Execute a stage's notebook as `papermill` does, with no engine."""
+    notebook = STAGES[stage].notebook
+    parameters = {"run": str(folder / "trial"), "threads": 2} | SMALL.get(stage, {}) | parameters  # as the engine's
+    papermill.execute_notebook(str(find_notebooks() / notebook), str(folder / notebook), parameters, progress_bar=False)
+
+
+NOT_RESULTS = {"provenance.json", "metrics.csv", "recipe.yaml", "scale.json"}  # times, stamps, and a recipe's parent
+
+
+def content_of(path: Path) -> bytes | dict[str, bytes]:
+    """A file's bytes; of tensors alone where they lie beside the times of the files that they were made from."""
+    if path.suffix != ".safetensors":
+        return path.read_bytes()
+    return {name: tensor.numpy().tobytes() for name, tensor in load_file(path).items()}
+
+
+def contents(folder: Path) -> dict[str, bytes | dict[str, bytes]]:
+    """What a stage left in its folder, but for locks, states and what tells times."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        is_result = path.is_file() and not path.name.startswith((".", "events.")) and path.name not in NOT_RESULTS
+        if is_result and "state" not in path.parts:
+            found[path.relative_to(folder).as_posix()] = content_of(path)
+    return found
+
+
+def figures(run: Run, stage: str) -> dict:
+    """A stage's metrics but for times and machine."""
+    told = run.results()[stage]
+    return {name: value for name, value in told.items() if name not in ("seconds", "train_seconds", "provenance")}
+
+
+def test_papermill_alone_gives_what_the_engine_gives(run, encoder, tmp_path):
+    """Four notebooks one after the other on a new folder; what is wrong is told by each in its own words."""
+    recipe = load_recipe("tiny", {"text.encoder": encoder}).dump(tmp_path / "tiny.yaml")
+    with pytest.raises(papermill.PapermillExecutionError, match=r"stage encode: .* run 01_cohort.ipynb before"):
+        by_hand("encode", tmp_path, recipe=str(recipe))
+    by_hand("cohort", tmp_path, recipe=str(recipe))
+    with pytest.raises(papermill.PapermillExecutionError, match=r"'batches', expected one of run, recipe, .*, batch,"):
+        by_hand("generate", tmp_path, batches=2)
+    for stage in ("encode", "train", "generate"):
+        by_hand(stage, tmp_path)
+    alone = Run(tmp_path / "trial")
+    for folder in ("cohort", "fresh", "other", "cache", "model", "synthetic"):
+        there, here = contents(run.folder / folder), contents(alone.folder / folder)
+        assert there.keys() == here.keys() != set(), folder
+        assert [name for name in there if there[name] != here[name]] == [], folder
+    for stage in ("cohort", "encode", "train", "generate"):
+        assert figures(alone, stage) == figures(run, stage)
+    assert start(alone, encoder, targets=["generate"]) == [], "the engine goes on from there"
 
 
 def test_changed_parameters_touch_what_depends_on_them(run, encoder):

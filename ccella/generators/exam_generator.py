@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,8 +23,9 @@ from ..exams.cohort import Cohort
 from .generate import SyntheticExam, generate_exams, make_volumes, origin_of, synthetic_exams
 from .requests import Request, request_of_text, requests_of_reports
 from .sample import build_scheduler
+from ..models.adapter import attention_on_text
 from ..models.autoencoder import SHIPPED_AUTOENCODER, Vae, load_vae
-from ..models.ldm import SHIPPED_GENERATOR, LatentDiffusion, load_model
+from ..models.ldm import SHIPPED_GENERATOR, Conditioning, LatentDiffusion, load_model
 from ..models.text import SHIPPED_TEXT, TextEncoder, encoder_of
 from ..organs.prostate.scanner import FIELD_OF_VIEW_MM
 from ..processes import device_of
@@ -228,6 +230,56 @@ def from_report(
     made_by = replace(self, recipe=_with_sampling(self.recipe, sampling)) if sampling else self
     (exam,) = made_by.exams([request], seed)
     return exam
+
+# %% ../../nbs/4_generators/46_exam_generator.ipynb #a615c063
+def _text_of(generator: ExamGenerator, report: str) -> Tensor:
+    """Give a report's states. CcellaError for a model that reads none."""
+    if generator.states is None:
+        raise CcellaError(f"recipe '{generator.recipe.name}': found a model without text, expected one that reads")
+    return generator.states(report)[None].to(generator.device)
+
+
+@patch
+@torch.no_grad()
+def class_probabilities(self: ExamGenerator, report: str, timestep: float = 0.0) -> list[float] | None:
+    """Give the probability of each class as the head reads it from a report alone; None without a head.
+
+    Args:
+        self: what reads.
+        report: its text.
+        timestep: 0 (an exam without noise, where an exam's class is read) to 1000.
+
+    Raises:
+        CcellaError: the model reads no text.
+    """
+    times = torch.tensor([timestep], device=self.device)
+    _, logits = self.model.eval().read(times, Conditioning(text=_text_of(self, report)))
+    return None if logits is None else logits[0].softmax(0).tolist()
+
+# %% ../../nbs/4_generators/46_exam_generator.ipynb #f796ab1a
+@patch
+def words_looked_at(self: ExamGenerator, report: str, timestep: float = 500.0) -> pd.DataFrame:
+    """Tell how much of the adapter's attention falls on each piece of a report.
+
+    Args:
+        self: what reads.
+        report: its text.
+        timestep: 0 (an exam without noise) to 1000 (noise alone).
+
+    Returns:
+        A row per piece, in the report's order: `piece`, and a column per block, `block 1`, …; 1 is an even share.
+
+    Raises:
+        CcellaError: the model reads no text.
+    """
+    text = _text_of(self, report)
+    ids = self.encoder.tokens(report, self.recipe.text.max_length)
+    table = {"piece": [self.encoder.tokenizer.decode([token]) for token in ids]}
+    times = torch.tensor([timestep], device=self.device)
+    for number, shares in enumerate(attention_on_text(self.model.eval().ella, text, times), 1):
+        on_token = shares[0, :, : len(ids)].mean(0)  # padded to a length, there are more states than pieces
+        table[f"block {number}"] = (on_token / on_token.mean()).tolist()
+    return pd.DataFrame(table)
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #51e1f2b1
 LIMITS_FILE = "limits.json"

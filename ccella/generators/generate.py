@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..core import CcellaError, patch, read_json, write_json
 from ..exams.cohort import Cohort, Exam
-from ..exams.prepare import restore
+from ..exams.prepare import restore, to_unit
 from ..exams.tables import problem
 from ..exams.volumes import write_cohort, write_exam
 from ..figures import Shown, montage, png
@@ -204,6 +204,13 @@ class SyntheticExam:
 def class_probabilities(self: SyntheticExam) -> list[float] | None:
     """Give the probability of each class, as the generator's head reads them; None without a head."""
     return None if self.logits is None else self.logits.softmax(0).tolist()
+
+
+@patch
+def in_unit(self: SyntheticExam) -> Float[np.ndarray, "s x y z"]:
+    """Give the volumes in [0, 1], as the detector and the measures take them, in their order."""
+    limits = self.origin.limits
+    return np.stack([to_unit(volume, limits[name]) for name, volume in self.volumes.items()])
 
 
 def _head_cells(logits: Tensor | None) -> dict[str, float]:

@@ -7,11 +7,10 @@ __all__ = ['exam_caption', 'lesion_slice', 'exam_to_show', 'pick_exams']
 
 # %% ../../nbs/5_measures/59_pictures.ipynb #824b573c
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from ..exams.cohort import Exam
+from ..exams.cohort import Exam, lesion_map
 from ..exams.prepare import prepare_exam, resample_volume
-from ..exams.volumes import read_truth
+from ..exams.volumes import read_volume
 from ..figures import Shown
 from ..organs.prostate.reading import read_report
 from ..recipe import Recipe
@@ -35,19 +34,17 @@ def exam_caption(text: str) -> str:
 
 # %% ../../nbs/5_measures/59_pictures.ipynb #2ebb7114
 def lesion_slice(exam: Exam, affine, shape: Sequence[int]) -> int | None:
-    """Find the slice of the model's grid with most of the true lesions; None where there are none.
+    """Find the slice of the model's grid with most of the lesions, by mask or truth; None where there are none.
 
     Args:
-        exam: the exam, with or without a truth.
+        exam: the exam, with or without a map of lesions.
         affine: of the model's grid.
         shape: of the model's grid.
     """
-    if not exam.truth:
+    file = lesion_map(exam)
+    if file is None:
         return None
-    file = Path(exam.truth) / "lesions.nii.gz"
-    if not file.is_file():
-        return None
-    lesions = read_truth(exam, "lesions")
+    lesions = read_volume(file, exam.exam_id)
     mask = resample_volume(lesions.array > 0, lesions.affine, shape, affine, nearest=True)[0]
     if not mask.any():
         return None

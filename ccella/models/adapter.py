@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['timestep_features', 'TimeEmbedding', 'AdaLayerNorm', 'Mlp', 'PerceiverBlock', 'ClassHead', 'PooledClassHead',
-           'class_head', 'final_classifier', 'Resampler', 'Adapter']
+           'class_head', 'final_classifier', 'Resampler', 'Adapter', 'attention_on_text']
 
 # %% ../../nbs/3_models/33_adapter.ipynb #e19d7186
 import math
@@ -314,3 +314,40 @@ class Adapter(nn.Module):
                 "give those of the text encoder that the recipe names"
             )
         return self.connector(text, self.time_embedding(t), text_mask)
+
+# %% ../../nbs/3_models/33_adapter.ipynb #a2b28087
+def attention_on_text(
+    adapter: Adapter,
+    text: Float[Tensor, "b n t"],
+    t: Num[Tensor, " b"],
+    text_mask: Bool[Tensor, "b n"] | None = None,
+) -> list[Float[Tensor, "b l n"]]:
+    """Give the share of each latent's attention that falls on each token, by block, mean over heads.
+
+    What is missing to 1 falls on the latents themselves.
+
+    Args:
+        adapter: what reads.
+        text: states of the tokens.
+        t: timesteps, 0 to 1000.
+        text_mask: True where there is a token to use.
+
+    Raises:
+        CcellaError: the states are of another width than the adapter was built for.
+    """
+    latents = adapter.connector.latents.shape[0]
+    seen = []
+
+    def ask(attention: nn.MultiheadAttention, given: tuple, named: dict) -> None:
+        _, weights = nn.MultiheadAttention.forward(attention, *given, **{**named, "need_weights": True})
+        seen.append(weights[:, :, latents:])
+
+    blocks = adapter.connector.perceiver_blocks
+    hooks = [block.attn.register_forward_pre_hook(ask, with_kwargs=True) for block in blocks]
+    try:
+        with torch.no_grad():
+            adapter(text, t, text_mask)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import platform
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -28,7 +29,7 @@ from pydantic import Field, field_validator
 
 from ..core import CcellaError, patch, provenance, read_json, write_json
 from ..processes import device_of
-from ..recipe import TRAINING, Config, Recipe, from_here, load_recipe, validated
+from ..recipe import NOT_HASHED, TRAINING, Config, Recipe, from_here, load_recipe, validated
 
 # %% ../../nbs/6_studies/60_run.ipynb #7babea93
 class CohortParameters(Config):
@@ -245,7 +246,7 @@ def recipe(self: Run) -> Recipe:
     if not file.is_file():
         raise CcellaError(
             f"{self.folder}: found no run (recipe.yaml is missing), expected one; "
-            f"`ccella run {self.folder} --recipe demo` starts it"
+            f"`ccella run {self.folder} --recipe demo` starts it, or the parameter recipe of a stage's notebook"
         )
     return load_recipe(file)
 
@@ -274,7 +275,7 @@ def refuse_other_folder(run: Run) -> None:
     """
     if run.is_begun() or not run.folder.is_dir():
         return
-    left_by_a_run = ("logs", ".snakemake", "recipe.yaml")
+    left_by_a_run = ("logs", ".snakemake", "recipe.yaml", *(step.notebook for step in STAGES.values()))
     found = sorted(path.name for path in run.folder.iterdir() if path.name not in left_by_a_run)
     if found:
         raise CcellaError(f"{run.folder}: found {found[0]}, expected a run or an empty folder; name another folder")
@@ -556,40 +557,96 @@ def plain_values(namespace: Mapping) -> dict:
     return {k: v for k, v in own.items() if isinstance(v, _PLAIN_TYPES)}
 
 # %% ../../nbs/6_studies/60_run.ipynb #0b396d6e
-def _refuse_missing(stage: str, parameters: Config, given: Mapping) -> None:
-    for name in (*COMMON_PARAMETERS, *type(parameters).model_fields):
-        if name not in given:
-            raise CcellaError(
-                f"stage {stage}: found no parameter '{name}' in the notebook's parameters cell, expected it; add it"
-            )
+def _read_own(stage: str, given: Mapping) -> Config:
+    """Read a stage's parameters out of a notebook's; CcellaError where one is unknown or missing."""
+    known = (*COMMON_PARAMETERS, *STAGES[stage].parameters.model_fields)
+    unknown = sorted(given.keys() - set(known))
+    if unknown:
+        raise CcellaError(
+            f"stage {stage}: found an unknown parameter '{unknown[0]}', expected one of {', '.join(known)}; correct it"
+        )
+    missing = [name for name in known if name not in given]
+    if missing:
+        raise CcellaError(
+            f"stage {stage}: found no parameter '{missing[0]}' in the notebook's parameters cell, expected it; add it"
+        )
+    return stage_parameters(stage, {name: given[name] for name in known if name not in COMMON_PARAMETERS})
 
 
 def _refuse_other_recipe(stage: str, run: Run, expected: str) -> None:
     found = run.recipe().hash(STAGES[stage].reads)
-    if expected and expected != found:
+    if expected != found:
         file = run.folder / "recipe.yaml"
         raise CcellaError(
             f"stage {stage}: {file} is of another recipe ({found}) than this stage was started with ({expected}); "
             "start the run again"
         )
 
+# %% ../../nbs/6_studies/60_run.ipynb #1aed6818
+def _needed_by(stage: str) -> list[str]:
+    """List the stages before one, in the order of the story."""
+    needed = []
+    for name in STAGES[stage].after:
+        needed += [*_needed_by(name), name]
+    return needed
+
+
+def _hashed(settings: Mapping) -> dict:
+    return {key: value for key, value in settings.items() if key not in NOT_HASHED}
+
+
+def _refuse_too_early(stage: str, run: Run, recipe: Recipe) -> None:
+    """Refuse a stage before which another is not done, or was done by another recipe."""
+    for name in _needed_by(stage):
+        file, notebook = run.metrics(name), STAGES[name].notebook
+        if not file.is_file():
+            raise CcellaError(f"stage {stage}: found no {file}, expected the stage {name} done; run {notebook} before")
+        was, now = _hashed(read_json(file)["recipe"]), _hashed(recipe.flat(STAGES[name].reads))
+        other = sorted(key for key in now if was.get(key) != now[key])
+        if other:
+            raise CcellaError(
+                f"stage {stage}: found the stage {name} done with another {other[0]}, expected this recipe's; "
+                f"run {notebook} again, or name another folder"
+            )
+
+
+def _begin_by_hand(stage: str, run: Run, recipe: str, parameters: Config) -> None:
+    """Write down what a run is asked for by a notebook that no engine started."""
+    asked = {stage: parameters.model_dump(mode="json")}
+    found, request = run_request(run, recipe or None, asked)
+    _refuse_too_early(stage, run, found)
+    run.save_request(found, request)
+
 # %% ../../nbs/6_studies/60_run.ipynb #9bd1ddd0
+_HASH = re.compile(r"[0-9a-f]{12}")
+_OPEN: dict[Path, TextIO | Lease] = {}  # stages of this process
+
+
+def _take(path: Path) -> TextIO | Lease:
+    """Hold a stage's lock; a notebook that is run twice lets go of it in between."""
+    if path in _OPEN:
+        _OPEN.pop(path).close()
+    _OPEN[path] = hold(path)
+    return _OPEN[path]
+
+
 def open_stage(name: str, namespace: Mapping) -> Stage:
-    """Open stage `name` with a notebook's globals.
+    """Open stage `name` with a notebook's globals; where no engine started it, write down what is asked for.
 
     Raises:
-        CcellaError: unknown or missing parameters, another recipe, no such device, or a stage that another process is
-            in.
+        CcellaError: unknown or missing parameters, no recipe or another one, a stage before it that is not done, no
+            such device, or a stage that another process is in.
     """
     given = plain_values(namespace)
     share = given.pop("share", 0)
-    own = {key: value for key, value in given.items() if key not in COMMON_PARAMETERS}
-    parameters = stage_parameters(name, own)
-    _refuse_missing(name, parameters, given)
-    run = Run(given["run"])
-    _refuse_other_recipe(name, run, given["recipe"])
+    parameters = _read_own(name, given)
+    run, recipe = Run(given["run"]), given["recipe"]
+    if _HASH.fullmatch(recipe):
+        _refuse_other_recipe(name, run, recipe)
+    elif not share:
+        _begin_by_hand(name, run, recipe, parameters)
     torch.set_num_threads(int(given["threads"]))
     watch_engine()
     stage = Stage(name, run, run.recipe(), parameters, device_of(given["device"]), share)
-    stage.lock = hold(run.folder / "logs" / f"{stage.cell}.lock")
+    stage.lock = _take(run.folder / "logs" / f"{stage.cell}.lock")
     return stage
