@@ -31,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/ccella run demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist load --fast

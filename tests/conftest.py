@@ -33,11 +33,15 @@ def pytest_addoption(parser):
     parser.addoption("--fast", action="store_true", help="leave out trainings, browsers, and cells under #| slow")
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from sharing import FilesAndNotebooks
+
+    return FilesAndNotebooks(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(config, items):
-    for item in items:
-        if "notebook" not in item.keywords:  # each runs by itself; other files share what they make between their tests
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: "notebook" in item.keywords)  # the short ones last, so that workers end together
     if not config.getoption("--fast"):
         return
     slow = [item for item in items if SLOW & {mark.name for mark in item.iter_markers()}]

@@ -139,11 +139,6 @@ def training_section(page: Page, m: Mapping, sequences: Iterable[str]) -> None:
     page.table(rows, "What the autoencoder alone costs, against the images with their noise")
 
 # %% ../../nbs/6_studies/69_run_page.ipynb #6d6cb255
-def _interval_text(estimate: Mapping) -> str:
-    value, low, high = (f"{estimate[part]:.3g}" for part in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
 def _distance_rows(evaluate: Mapping) -> list[dict]:
     rows = []
     for sequence, by_set in evaluate["fid"].items():
@@ -154,8 +149,8 @@ def _distance_rows(evaluate: Mapping) -> list[dict]:
                 {
                     "sequence": sequence,
                     "rung": name,
-                    "FID": _interval_text(by_set[name]),
-                    "KID": _interval_text(evaluate["kid"][sequence][name]),
+                    "FID": estimate_text(by_set[name], with_n=False),
+                    "KID": estimate_text(evaluate["kid"][sequence][name], with_n=False),
                     "n": by_set[name]["n"],
                 }
             )
