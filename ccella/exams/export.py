@@ -238,9 +238,6 @@ def _name_table(cohort: Cohort, names: Mapping[str, OutName], layout: str) -> by
         rows.append({"layout": layout, "exam": name.exam, "patient": name.patient, **known})
     return csv_bytes(NAME_COLUMNS, rows)
 
-
-
-
 # %% ../../nbs/1_exams/18_export.ipynb #abcd3464
 def _begin_export(out: Path, cohort: Cohort, table: bytes) -> None:
     """Refuse a folder with other content; write the table of names."""
