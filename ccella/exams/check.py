@@ -13,8 +13,6 @@ import io
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from .reports import name_signs, report_name, report_text
 from .rules import Remark, content_key, volume_remarks
 from .tables import problem, raise_problems, read_rows, unread_columns
 from .volumes import Volume, axcodes, mask_of, reorient, same_grid
+from ..processes import in_order
 from ..recipe import GridConfig, Organ
 
 # %% ../../nbs/1_exams/14_check.ipynb #e90c3db7
@@ -327,9 +326,8 @@ def exam_checks(
     known = {exam.exam_id: _from_kept(kept.get(exam.exam_id), marks[exam.exam_id]) for exam in exams}
     waiting = [exam for exam in exams if known[exam.exam_id] is None]
     work = partial(check_exam, organ=cohort.organ)
-    with ProcessPoolExecutor(workers) if workers > 1 and len(waiting) > 1 else nullcontext() as pool:
-        made = pool.map(work, waiting, chunksize=4) if pool else map(work, waiting)
-        known |= {check.exam_id: check for check in progress_of(made, len(waiting), progress)}
+    made = in_order(work, waiting, min(workers, len(waiting)))
+    known |= {check.exam_id: check for check in progress_of(made, len(waiting), progress)}
     checks = [known[exam.exam_id] for exam in exams]
     if waiting:
         _keep_checks(cohort.root, marks, checks)

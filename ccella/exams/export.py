@@ -15,8 +15,6 @@ import io
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +30,7 @@ from .dicom_writer import dicom_slices, dicom_uid
 from .importing import ImportNote, left_out
 from .prepare import onto_first
 from .volumes import Volume, mask_of, read_volume, reorient
+from ..processes import in_order
 from ..recipe import load_organ
 
 # %% ../../nbs/1_exams/18_export.ipynb #4fb7bd14
@@ -435,12 +434,6 @@ def _key_of_export(cohort: Cohort, layout: str) -> str:
     return f"{seed_for(layout, *cohort.table.exam_id):016x}"
 
 
-def _run_out(work: Callable, tasks: Sequence, workers: int, progress: Callable) -> list:
-    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        results = pool.map(work, tasks) if pool else map(work, tasks)
-        return list(progress(results, len(tasks)))
-
-
 def _no_bar(results: Iterable, total: int) -> Iterable:
     return results
 
@@ -474,7 +467,8 @@ def export_cohort(
     _begin_export(out, cohort, _name_table(cohort, names, layout.name))
     plan = _Plan(out, layout, cohort.organ.name, _key_of_export(cohort, layout.name), reports, arrange)
     tasks = [(exam, names[exam.exam_id], f"{cohort.root}, exam {exam.exam_id}") for exam in cohort]
-    made = _run_out(partial(_write_out, plan=plan), tasks, workers, progress)
+    going = in_order(partial(_write_out, plan=plan), tasks, workers)
+    made = list(progress(going, len(tasks)))
     rows = [each for each in made if not isinstance(each, ImportNote)]
     notes = [each for each in made if isinstance(each, ImportNote)]
     notes += layout.finish(out, rows) if rows else []

@@ -17,9 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,6 +34,7 @@ from .reports import report_fault
 from .rules import Remark, content_key, unit_factor, volume_remarks
 from .tables import REQUIRED_COLUMNS, exam_columns, is_nothing, read_table
 from .volumes import Volume, axcodes, dtype_for, mask_of, reorient, same_grid, write_exam
+from ..processes import in_order
 from ..recipe import DEFAULT_ORGAN, GridConfig, Organ, load_organ
 
 # %% ../../nbs/1_exams/14_importing.ipynb #13b2a32b
@@ -829,9 +828,7 @@ def _refuse_other_exams(out: Path, ids: Iterable[ExamIds]) -> None:
 # %% ../../nbs/1_exams/14_importing.ipynb #db7a2dcc
 def _run_tasks(work: Callable, tasks: Sequence, workers: int, progress: Callable) -> list[ImportedExam]:
     try:
-        with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-            results = pool.map(work, tasks) if pool else map(work, tasks)
-            return list(progress(results, len(tasks)))
+        return list(progress(in_order(work, tasks, workers), len(tasks)))
     except (BrokenProcessPool, MemoryError):
         raise CcellaError(
             f"import with {workers} workers: found no memory for an exam, expected enough for the largest in each; "

@@ -8,8 +8,6 @@ __all__ = ['exam_name', 'patient_of', 'check_grid', 'draw_reader', 'phantom_repo
 
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #c38e6b80
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from ...core import CcellaError, seed_for
 from ...exams.cohort import Cohort, Exam, refuse_other_cohort
 from ...exams.volumes import read_truth, write_cohort, write_exam
+from ...processes import in_order
 from .anatomy import paint_gland, paint_pelvis
 from .canvas import Canvas
 from .findings import Findings
@@ -313,9 +312,8 @@ def _refuse_phantoms(out: Path, made_by: dict, planned: list[dict], label_rule: 
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #0d1726b5
 def _make_rows(work, exams: int, workers: int, progress: bool) -> list[dict]:
     """Write the exams, in several processes if asked for, and give their rows in order."""
-    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        results = pool.map(work, range(exams), chunksize=4) if pool else map(work, range(exams))
-        return list(tqdm(results, total=exams, desc="phantoms", disable=not progress))
+    rows = in_order(work, range(exams), workers)
+    return list(tqdm(rows, total=exams, desc="phantoms", disable=not progress))
 
 
 def _labelled(row: dict, label_rule: str) -> dict:
