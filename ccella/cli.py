@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from ccella import (
     exam_commands,
+    explore_commands,
     import_commands,
     layout_commands,
     part_commands,
@@ -26,6 +27,7 @@ from .terminal import app, error_line
 # %% ../nbs/7_cli/74_cli.ipynb #77ffb247
 COMMAND_ROOMS = (
     exam_commands,
+    explore_commands,
     import_commands,
     layout_commands,
     run_commands,
