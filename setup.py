@@ -19,13 +19,16 @@ version = re.search(r'^__version__\s*=\s*["\']([^"\']+)', init, re.M).group(1)
 class BuildWithStages(build_py):
     """Put the stage notebooks into the wheel as ccella/experiments, so that they have one source: nbs/experiments.
 
-    An editable install has no copy; there the package finds nbs/experiments beside itself.
+    The explorer's notebook goes beside them, as ccella/explorer.ipynb. An editable install has no copies; there the
+    package finds both in nbs beside itself.
     """
 
     def _stages(self) -> list[tuple[Path, Path]]:
-        folder = Path(self.build_lib) / s["lib_path"] / "experiments"
+        package = Path(self.build_lib) / s["lib_path"]
         notebooks = sorted(Path(s["nbs_path"], "experiments").glob("[!._]*.ipynb"))
-        return [] if self.editable_mode else [(nb, folder / nb.name) for nb in notebooks]
+        copies = [(nb, package / "experiments" / nb.name) for nb in notebooks]
+        explorer = Path(s["nbs_path"], "explorer.ipynb")
+        return [] if self.editable_mode else [*copies, (explorer, package / explorer.name)]
 
     def run(self):
         """Build as usual, then copy the stages."""

@@ -31,6 +31,8 @@ _FACE = (
     "ccella.figures.Shown",
     "ccella.figures.montage",
     "ccella.figures.picture",
+    "ccella.exams.viewer.view",
+    "ccella.generators.explorer.explore",
 )
 _PLACES = {path.rpartition(".")[2]: path for path in _FACE}
 

@@ -12,11 +12,27 @@ import sys
 import warnings
 from contextlib import suppress
 
-from . import exam_commands, import_commands, layout_commands, part_commands, recipe_commands, run_commands
+from ccella import (
+    exam_commands,
+    explore_commands,
+    import_commands,
+    layout_commands,
+    part_commands,
+    recipe_commands,
+    run_commands,
+)
 from .terminal import app, error_line
 
 # %% ../nbs/7_cli/74_cli.ipynb #77ffb247
-COMMAND_ROOMS = (exam_commands, import_commands, layout_commands, run_commands, part_commands, recipe_commands)
+COMMAND_ROOMS = (
+    exam_commands,
+    explore_commands,
+    import_commands,
+    layout_commands,
+    run_commands,
+    part_commands,
+    recipe_commands,
+)
 
 # %% ../nbs/7_cli/74_cli.ipynb #c36b1c42
 def _prepare_process(debug: bool) -> None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LayoutOption', 'ReportFiles', 'GeneratorOfRun', 'SpacingOption', 'DeviceOption', 'MemoryOption', 'phantom_command',
-           'check_command', 'merge_command', 'card_command', 'describe_cohort', 'generate_command']
+           'check_command', 'merge_command', 'card_command', 'describe_cohort', 'generator_folder', 'generate_command']
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #1738ed6b
 import json
@@ -382,7 +382,7 @@ def describe_cohort(
             found.to_csv(path, index=False, lineterminator="\n")
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #bb0191cd
-def _generator_folder(run: str | None) -> str | Path:
+def generator_folder(run: str | None) -> str | Path:
     """Give the model folder of a run, or the folder itself where it holds a model; `shipped` for none."""
     if run is None:
         return "shipped"
@@ -404,6 +404,17 @@ def _show_exams(made, seed: int) -> None:
         head = f"{p:.3f}" if isinstance(p, float) else ""
         lines.add_row(row["exam_id"], row["source_exam_id"], str(row["replicate"]), head)
     console().print(lines)
+
+# %% ../nbs/7_cli/71_exam_commands.ipynb #de5d0564
+def _tell_doubts(made_by, requests) -> None:
+    """Say of each report file whether little is known of it; its words are not quoted."""
+    from ccella.models.words import warning_of
+
+    texts = {request.source_exam_id: request.text for request in requests}
+    for name, text in texts.items():
+        warning = warning_of(made_by.doubts(text))
+        if warning:
+            print(f"{name}: {warning}")
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #fd964b2e
 def _given(**settings) -> dict:
@@ -502,7 +513,9 @@ def generate_command(
     from ccella.generators.exam_generator import load_generator
 
     source = None if cohort is None else read_checked(cohort).subset(split=split)
-    folder = _generator_folder(run)
+    folder = generator_folder(run)
     made_by = load_generator(folder, device, **_given(steps=steps, guidance=guidance, memory_gb=memory))
     requests = _requests(made_by, folder, report, source, spacing, per_report)
+    if report:
+        _tell_doubts(made_by, requests)
     _show_exams(made_by.generate(requests, out, seed, batch, progress=watched()), seed)

@@ -23,10 +23,12 @@ from ..exams.cohort import Cohort
 from .generate import SyntheticExam, generate_exams, make_volumes, origin_of, synthetic_exams
 from .requests import Request, request_of_text, requests_of_reports
 from .sample import build_scheduler
+from .trainer import autocast_on
 from ..models.adapter import attention_on_text
-from ..models.autoencoder import SHIPPED_AUTOENCODER, Vae, load_vae
+from ..models.autoencoder import SHIPPED_AUTOENCODER, Vae, decode_exam, load_vae
 from ..models.ldm import SHIPPED_GENERATOR, Conditioning, LatentDiffusion, load_model
 from ..models.text import SHIPPED_TEXT, TextEncoder, encoder_of
+from ..models.words import KnownWords, doubts_of, read_known_words
 from ..organs.prostate.scanner import FIELD_OF_VIEW_MM
 from ..processes import device_of
 from ..recipe import Recipe, SampleConfig, validated
@@ -149,6 +151,11 @@ class ExamGenerator:
         text = self.recipe.text
         return self.encoder.encode([words], text.max_length, text.padding)[0]
 
+    @functools.cached_property
+    def known_words(self) -> KnownWords | None:
+        """Give the words that the text encoder has met; None where it keeps no list, or there is none."""
+        return None if self.encoder is None else read_known_words(self.encoder.folder)
+
     def __repr__(self) -> str:
         shape = " × ".join(str(n) for n in self.recipe.grid.shape)
         sequences = ", ".join(self.limits)
@@ -165,11 +172,19 @@ def volumes(
 
 
 @patch
-def exams(self: ExamGenerator, requests: Sequence[Request], seed: int = 0, batch: int = 8) -> Iterator[SyntheticExam]:
-    """Make exams in scanner units, in memory (`synthetic_exams`)."""
+def exams(
+    self: ExamGenerator,
+    requests: Sequence[Request],
+    seed: int = 0,
+    batch: int = 8,
+    watch: Callable[[int, Tensor], None] | None = None,
+) -> Iterator[SyntheticExam]:
+    """Make exams in scanner units, in memory (`synthetic_exams`), each with what is to be doubted."""
     model = self.model.eval()
     origin = origin_of(model, self.vae, self.recipe, self.limits, seed, self.institutions_seen)
-    return synthetic_exams(model, self.vae, self.states, requests, self.recipe, origin, self.device, batch)
+    made = synthetic_exams(model, self.vae, self.states, requests, self.recipe, origin, self.device, batch, watch)
+    for exam in made:
+        yield replace(exam, doubts=tuple(self.doubts(exam.report)))
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #855e2a7a
 @patch
@@ -202,9 +217,10 @@ def from_report(
     replicate: int = 0,
     spacing_mm: Sequence[float] | None = None,
     name: str | None = None,
+    watch: Callable[[int, Tensor], None] | None = None,
     **sampling,
 ) -> SyntheticExam:
-    """Make one exam of one report, in memory.
+    """Make one exam of one report, in memory; it says of itself where little is known of the report.
 
     Args:
         self: what makes it.
@@ -214,6 +230,7 @@ def from_report(
         spacing_mm: between voxels along x, y, z; None: the generator's usual.
         name: keys the noise and the exam's id beside the seed; None: the file's, or "report". The text does not: two
             texts that go into one folder need two names, or two replicates.
+        watch: is given the number and the latents of each step (`decoded` makes a picture of them).
         **sampling: entries of the recipe's `sample` to replace, such as `steps=100`, `guidance=2.0`.
 
     Raises:
@@ -228,8 +245,32 @@ def from_report(
     else:
         request = request_of_text(report, spacing_mm, name or "report", replicate)
     made_by = replace(self, recipe=_with_sampling(self.recipe, sampling)) if sampling else self
-    (exam,) = made_by.exams([request], seed)
+    (exam,) = made_by.exams([request], seed, watch=watch)
     return exam
+
+# %% ../../nbs/4_generators/46_exam_generator.ipynb #64c63ea0
+@patch
+@torch.no_grad()
+def decoded(self: ExamGenerator, latents: Float[Tensor, "1 c x y z"]) -> Float[np.ndarray, "s x y z"]:
+    """Decode the latents of a step of one exam into [0, 1], as `from_report(..., watch=…)` gives them."""
+    autocast = autocast_on(torch.device(self.device), self.recipe.sample.precision)
+    latent = self.model.unscaled(latents.to(self.device))[0]
+    with autocast():
+        return decode_exam(self.vae, latent, self.recipe.sample.memory_gb).numpy()
+
+# %% ../../nbs/4_generators/46_exam_generator.ipynb #ce0049f0
+@patch
+def doubts(self: ExamGenerator, report: str) -> list[str]:
+    """Say why little is known of a report, a line for each reason (`models.words.doubts_of`); its words are not quoted.
+
+    Args:
+        self: what reads.
+        report: its text; none ("") gives no doubt, since no report is what it has met often.
+    """
+    if self.encoder is None or not report.strip():
+        return []
+    pieces = len(self.encoder.tokens(report, self.recipe.text.max_length))
+    return doubts_of(self.known_words, report, pieces)
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #a615c063
 def _text_of(generator: ExamGenerator, report: str) -> Tensor:
@@ -243,6 +284,8 @@ def _text_of(generator: ExamGenerator, report: str) -> Tensor:
 @torch.no_grad()
 def class_probabilities(self: ExamGenerator, report: str, timestep: float = 0.0) -> list[float] | None:
     """Give the probability of each class as the head reads it from a report alone; None without a head.
+
+    It is as firm about a report of which nothing is known: ask `doubts` too.
 
     Args:
         self: what reads.

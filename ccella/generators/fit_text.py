@@ -25,6 +25,7 @@ from ..core import CcellaError, patch, provenance, seed_for
 from ..exams.lessons import AnswerHeads, TextCourse, question_losses, stack_goals, weighted_sum
 from .trainer import Trainer, learning_rate, prefetched, set_rate
 from ..models.text import save_text_encoder, small_t5_config, train_tokenizer
+from ..models.words import known_words_of, write_known_words
 from ..recipe import TEXT_TRAINING, Recipe
 
 # %% ../../nbs/4_generators/41_fit_text.ipynb #2ed3f5f7
@@ -391,4 +392,6 @@ def text_training(
     yield from trainer.run(remaining, TextRecord, progress)
     encoder = trainer.learner.encoder.eval().requires_grad_(False)
     about |= {"steps": train.steps, "texts": len(course), "texts_fingerprint": texts}
+    known = known_words_of(course.texts, lambda text: len(tokenizer(text, verbose=False).input_ids))
+    write_known_words(folder, known)
     save_text_encoder(encoder, tokenizer, folder, provenance=provenance(recipe=identity["recipe"], **about))

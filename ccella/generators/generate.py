@@ -32,6 +32,7 @@ from .sample import sample
 from .trainer import autocast_on
 from ..models.autoencoder import Vae, decode_exam, lay_channels_last
 from ..models.ldm import LatentDiffusion
+from ..models.words import warning_of
 from ..processes import Team
 from ..recipe import Recipe, SampleConfig
 
@@ -45,6 +46,7 @@ def make_volumes(
     seed: int = 0,
     device: str = "cpu",
     batch: int = 8,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Iterator[tuple[Float[np.ndarray, "s x y z"], Float[Tensor, " k"] | None]]:
     """Make exams as the model sees them, one after the other, in the order of the requests.
 
@@ -57,6 +59,7 @@ def make_volumes(
         seed: of the noise, which depends on it, the source's id and the replicate alone, whatever the text.
         device: where to compute.
         batch: exams sampled together; changes speed and memory only.
+        watch: is given the number and the latents of each step.
 
     Yields:
         Volumes in [0, 1], one per sequence, and the class logits (None without a head), on the CPU.
@@ -76,6 +79,7 @@ def make_volumes(
             recipe.objective,
             [r.replicate for r in part],
             device,
+            watch,
         )
         for i in range(len(part)):
             latent = model.unscaled(latents[i : i + 1].to(device))[0]
@@ -164,12 +168,14 @@ class SyntheticExam:
         origin: what made it.
         volumes: arrays by sequence, in scanner units, RAS+.
         logits: of its class, as the generator's head reads it; None without a head.
+        doubts: why little is known of its report (`models.words.doubts_of`); none for a report like those of the training.
     """
 
     request: Request
     origin: Origin
     volumes: Mapping[str, Float[np.ndarray, "x y z"]]
     logits: Float[Tensor, " k"] | None = None
+    doubts: tuple[str, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -223,12 +229,13 @@ def _head_cells(logits: Tensor | None) -> dict[str, float]:
 # %% ../../nbs/4_generators/45_generate.ipynb #723fafc7
 def _caption(exam: SyntheticExam) -> str:
     """Say what may be said of an exam: class probability, seed, replicate; never its report."""
-    noise = f"seed {exam.seed}, replicate {exam.request.replicate}"
+    said = f"seed {exam.seed}, replicate {exam.request.replicate}"
     cells = _head_cells(exam.logits)
-    if not cells:
-        return noise
-    p = cells["p_generated"]
-    return f"p(class 1 by {exam.origin.label_rule}) {p:.3f}, {noise}"
+    if cells:
+        p = cells["p_generated"]
+        said = f"p(class 1 by {exam.origin.label_rule}) {p:.3f}, {said}"
+    warning = warning_of(exam.doubts)
+    return f"{said}. Mind: {warning}" if warning else said
 
 
 @patch
@@ -261,6 +268,7 @@ def synthetic_exams(
     origin: Origin,
     device: str = "cpu",
     batch: int = 8,
+    watch: Callable[[int, Tensor], None] | None = None,
 ) -> Iterator[SyntheticExam]:
     """Make exams in scanner units, in memory, one after the other, in the order of the requests.
 
@@ -273,11 +281,12 @@ def synthetic_exams(
         origin: of the same model, VAE and recipe (`origin_of`); its seed and limits count.
         device: where to compute.
         batch: exams sampled together; changes speed and memory only.
+        watch: is given the number and the latents of each step.
 
     Raises:
         CcellaError: a sequence has no limits.
     """
-    made = make_volumes(model, vae, states, requests, recipe, origin.seed, device, batch)
+    made = make_volumes(model, vae, states, requests, recipe, origin.seed, device, batch, watch)
     for request, (x, logits) in zip(requests, made, strict=True):
         volumes = restore(x, origin.limits, origin.sequences)
         yield SyntheticExam(request, origin, volumes, logits)
