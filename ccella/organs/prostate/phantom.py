@@ -18,7 +18,6 @@ from tqdm import tqdm
 from ...core import CcellaError, seed_for
 from ...exams.cohort import Cohort, Exam, refuse_other_cohort
 from ...exams.volumes import read_truth, write_cohort, write_exam
-from ...processes import in_order
 from .anatomy import paint_gland, paint_pelvis
 from .canvas import Canvas
 from .findings import Findings
@@ -26,6 +25,7 @@ from .organ import PROSTATE_SEQUENCES, label_for
 from .patient import P_CATEGORY, draw_findings
 from .scanner import INSTITUTIONS, Scanner, acquire
 from .writer import HELD_OUT_READER, READERS, write_report
+from ...processes import in_order
 
 # %% ../../../nbs/2_organs/prostate/25_phantom.ipynb #5261487a
 _RETURN_EVERY = 12  # exams: the last of them is of the patient before
