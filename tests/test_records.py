@@ -106,7 +106,9 @@ def altered(record: Path, folder: Path, key: str, value: float) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "key", "value"), [("head", "pirads.ceiling", 0.9), ("faithful", "mirrored.side", 0.9)])
+@pytest.mark.parametrize(
+    ("name", "key", "value"), [("head", "pirads.ceiling", 0.9), ("faithful", "mirrored.side", 0.9)]
+)
 def test_a_record_comes_out_again_and_an_altered_figure_is_found(name, key, value, tmp_path, monkeypatch):
     """The short version of a record holds; with a stored figure changed the command ends with 1 and names it."""
     ended = ccella("rerun", name, quick=True, out=tmp_path / "again")
