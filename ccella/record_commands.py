@@ -51,18 +51,23 @@ def _number_text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)[:24]
 
 
-def _show_compared(title: str, compared: Sequence) -> list[str]:
-    """Print figures side by side; give the names of those that do not hold."""
+def _show_compared(title: str, compared: Sequence, quick: bool) -> list[str]:
+    """Print figures side by side, of a short version those that it is held to; give the names that do not hold."""
     lines = result_table(title, "figure", "stored", "found", "tolerance", "holds", right=1)
+    skipped = [one.key for one in compared if one.holds is None]
     for one in compared:
+        if quick and one.holds is None:
+            continue
         tolerance = "–" if one.tolerance is None else f"{one.tolerance:g}"
         lines.add_row(one.key, _number_text(one.stored), _number_text(one.found), tolerance, _MARKS[one.holds])
     console().print(lines)
     apart = [one.key for one in compared if one.holds is False]
     count = sum(one.holds is True for one in compared)
-    skipped = sum(one.holds is None for one in compared)
     named = f": {', '.join(apart)}" if apart else ""
-    print(f"{count} hold, {skipped} not compared, {len(apart)} do not hold{named}")
+    if quick:
+        groups = dict.fromkeys(key.partition(".")[0] for key in skipped)
+        print(f"Not compared, since they depend on size: figures of {', '.join(groups)}.")
+    print(f"{count} hold, {len(skipped)} not compared, {len(apart)} do not hold{named}")
     return apart
 
 # %% ../nbs/7_cli/73_record_commands.ipynb #73ec0014
@@ -97,7 +102,7 @@ def rerun_command(
     place = out or record.parents[2] / "runs" / "rerun" / name
     found = _run_again(record, place, stated.quick if quick else {})
     title = f"{name}, its short version" if quick else name
-    apart = _show_compared(title, records.compare_figures(stored, found, stated, quick))
+    apart = _show_compared(title, records.compare_figures(stored, found, stated, quick), quick)
     for difference in records.differences_behind(stored, found):
         print(f"behind them: {difference}")
     print(f"open {place / record.name}")
