@@ -18,6 +18,7 @@ extensions = ["myst_nb", "sphinx-mathjax-offline", "sphinx_copybutton", "sphinx_
 root_doc = "docs/index"
 include_patterns = ["docs/*.md", "docs/**/*.md", "nbs/**/*.ipynb", "data_cards/*.md", "C[HO]*.md"]
 exclude_patterns = [".*", "_docs", "runs", "build", "dist", "tests", "ccella", "**/.ipynb_checkpoints", "**/_*"]
+exclude_patterns += ["nbs/explorer.ipynb"]
 html_theme = "furo"
 html_title = project
 html_static_path = ["static"]
