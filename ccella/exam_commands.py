@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LayoutOption', 'ReportFiles', 'GeneratorOfRun', 'SpacingOption', 'DeviceOption', 'MemoryOption', 'phantom_command',
-           'check_command', 'merge_command', 'card_command', 'describe_cohort', 'generator_folder', 'generate_command']
+           'check_command', 'merge_command', 'card_command', 'describe_cohort', 'folder_of_model', 'generate_command']
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #1738ed6b
 import json
@@ -382,7 +382,7 @@ def describe_cohort(
             found.to_csv(path, index=False, lineterminator="\n")
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #bb0191cd
-def generator_folder(run: str | None) -> str | Path:
+def folder_of_model(run: str | None) -> str | Path:
     """Give the model folder of a run, or the folder itself where it holds a model; `shipped` for none."""
     if run is None:
         return "shipped"
@@ -513,7 +513,7 @@ def generate_command(
     from ccella.generators.exam_generator import load_generator
 
     source = None if cohort is None else read_checked(cohort).subset(split=split)
-    folder = generator_folder(run)
+    folder = folder_of_model(run)
     made_by = load_generator(folder, device, **_given(steps=steps, guidance=guidance, memory_gb=memory))
     requests = _requests(made_by, folder, report, source, spacing, per_report)
     if report:

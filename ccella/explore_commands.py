@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from .exam_commands import GeneratorOfRun, generator_folder
+from .exam_commands import GeneratorOfRun, folder_of_model
 from .terminal import SYNTHETIC_PANEL, command
 
 # %% ../nbs/7_cli/73_explore_commands.ipynb #b082d036
@@ -27,7 +27,7 @@ def find_explorer() -> Path:
     Raises:
         CcellaError: it is in neither place.
     """
-    from ccella.core import CcellaError, packaged
+    from ccella.core import CcellaError
 
     places = (packaged(EXPLORER), packaged().parent / "nbs" / EXPLORER)
     for path in places:
@@ -104,12 +104,14 @@ LabArguments = Annotated[
     "ccella explore of_demo --run demo  with the generator of runs/demo",
     "ccella explore explorer -- --no-browser --port 9000  on a machine without a browser",
 )
-def explore_command(folder: FolderArgument = Path("explorer"), lab: LabArguments = None, run: GeneratorOfRun = None) -> None:
+def explore_command(
+    folder: FolderArgument = Path("explorer"), lab: LabArguments = None, run: GeneratorOfRun = None
+) -> None:
     """Open the prompt explorer in JupyterLab: a report, what is read in it, and the exam that is made of it.
 
     Puts explorer.ipynb into the folder (one that is there is kept) and serves that folder until Ctrl-C.
     """
-    generator = generator_folder(run)
+    generator = folder_of_model(run)
     named = "shipped" if generator == "shipped" else str(Path(generator).resolve())
     notebook = place_explorer(folder, named)
     words = lab_words(notebook, lab or [])

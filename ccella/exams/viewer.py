@@ -18,7 +18,16 @@ from matplotlib.figure import Figure
 from ..core import CcellaError, patch
 from .cohort import Exam, lesion_map
 from .volumes import read_volume
-from ..figures import TITLES, draw_outlines, draw_slice, outline_colours, picture_grid, png, styled
+from ccella.figures import (
+    TITLES,
+    draw_outlines,
+    draw_scale_bar,
+    draw_slice,
+    outline_colours,
+    picture_grid,
+    png,
+    styled,
+)
 
 # %% ../../nbs/1_exams/19_viewer.ipynb #76aa424c
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Viewed:
         name: stands beside its pictures.
         volumes: (x, y, z) by sequence, RAS+, all of one shape.
         masks: (x, y, z) by name, such as gland and lesions; of the same shape.
-        spacing_mm: between voxels along x, y, z.
+        spacing_mm: between voxels along x, y, z; None: not known.
 
     Raises:
         CcellaError: there is no volume, or the shapes differ.
@@ -38,7 +47,7 @@ class Viewed:
     name: str
     volumes: Mapping[str, np.ndarray]
     masks: Mapping[str, np.ndarray]
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    spacing_mm: tuple[float, float, float] | None = None
 
     def __post_init__(self):
         """Refuse what lies on several grids."""
@@ -63,7 +72,7 @@ def _of_exam(exam: Exam) -> Viewed:
         files["lesions"] = lesions
     read = {name: read_volume(path, exam.exam_id) for name, path in exam.files.items()}
     masks = {name: read_volume(path, exam.exam_id).array > 0 for name, path in files.items()}
-    spacing_mm = next((volume.spacing_mm for volume in read.values()), (1.0, 1.0, 1.0))
+    spacing_mm = next((volume.spacing_mm for volume in read.values()), None)
     return Viewed(exam.exam_id, {name: volume.array for name, volume in read.items()}, masks, spacing_mm)
 
 
@@ -75,7 +84,9 @@ def _of_file(path: Path) -> Viewed:
 
 def _of_arrays(exam) -> Viewed:
     """Take what is in memory: a phantom, a synthetic exam."""
-    masks = {name: np.asarray(mask) > 0 for name in ("gland", "lesions") if (mask := getattr(exam, name, None)) is not None}
+    masks = {
+        name: np.asarray(mask) > 0 for name in ("gland", "lesions") if (mask := getattr(exam, name, None)) is not None
+    }
     return Viewed(exam.exam_id, exam.volumes, masks, exam.spacing_mm)
 
 # %% ../../nbs/1_exams/19_viewer.ipynb #b5424397
@@ -106,9 +117,9 @@ def viewed(exam: object) -> Viewed:
 
 # %% ../../nbs/1_exams/19_viewer.ipynb #daa6fb7e
 def slice_beside(k: int, exam: Viewed, other: Viewed) -> int:
-    """Give the slice of another exam that lies as far from its middle, in mm, as slice `k` of an exam from its own."""
-    from_middle_mm = (k - (exam.shape[2] - 1) / 2) * exam.spacing_mm[2]
-    beside = round((other.shape[2] - 1) / 2 + from_middle_mm / other.spacing_mm[2])
+    """Give the slice of another exam that lies as far from its middle as slice `k` of an exam from its own: in mm, where both are known."""
+    step = exam.spacing_mm[2] / other.spacing_mm[2] if exam.spacing_mm and other.spacing_mm else 1.0
+    beside = round((other.shape[2] - 1) / 2 + step * (k - (exam.shape[2] - 1) / 2))
     return int(np.clip(beside, 0, other.shape[2] - 1))
 
 # %% ../../nbs/1_exams/19_viewer.ipynb #c61c6cb5
@@ -141,6 +152,7 @@ def slices_figure(
             draw_slice(ax, exam.volumes[sequence], k, windows[sequence])
             draw_outlines(ax, outlines, k)
         axes[row, 0].set_axis_on()
+        draw_scale_bar(axes[row, 0], exam.shape, exam.spacing_mm)
         axes[row, 0].set_ylabel(f"{exam.name}, slice {k}", fontsize=8)
     for ax, sequence in zip(axes[0], windows):
         ax.set_title(TITLES.get(sequence, sequence))
@@ -165,7 +177,7 @@ def _window_slider(exams: Sequence[Viewed], sequence: str) -> widgets.FloatRange
         max=largest,
         step=(largest - least) / 200,
         description=TITLES.get(sequence, sequence),
-        readout_format=".3g",
+        readout_format=".0f" if largest > 10 else ".2f",
         style={"description_width": "90px"},
         layout={"width": "360px"},
     )

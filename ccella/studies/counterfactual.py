@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
 from ..core import CcellaError
-from ..figures import TITLES, draw_slice, picture_grid
+from ..figures import TITLES, draw_difference, draw_slice, picture_grid
 from ..generators.exam_generator import ExamGenerator
 from ..generators.requests import Request
 from ..measures.agreement import shuffled_control
@@ -179,9 +179,10 @@ _SUSPICION_DIFFERENCE = 4.0  # deviations: full colour
 
 def _draw_volume(ax, volume: np.ndarray, k: int, limit: float, outline: np.ndarray, difference: bool = False) -> None:
     """Draw a slice in grey from 0 to `limit`, or a difference in colour from -`limit` to `limit`."""
-    draw_slice(ax, volume, k, (-limit if difference else 0, limit), outline)
     if difference:
-        ax.images[0].set_cmap("RdBu_r")
+        draw_difference(ax, volume, k, limit, {"lesions": outline})
+    else:
+        draw_slice(ax, volume, k, (0, limit), {"lesions": outline})
 
 
 def _column_titles() -> list[str]:
