@@ -142,8 +142,8 @@ def open_notebook(page, url: str, name: str) -> None:
 def run_all(page) -> None:
     """Run all cells, and wait for the last; fail where one wrote to stderr or ended in an error."""
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)  # before this, Run asks for a kernel
-    page.click("text=Run >> nth=0")
-    page.click("text=Run All Cells >> nth=0")
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
     page.wait_for_function(DONE, arg=WRONG, timeout=LIMIT_S * 1000, polling=500)  # not at every frame
     wrong = page.locator(WRONG)
     assert wrong.count() == 0, wrong.first.inner_text()
@@ -197,9 +197,9 @@ def wait_for_another(page, picture, before: bytes, seconds: int) -> bytes:
     pytest.fail(f"the picture was the same for {seconds} s")
 
 
-def row_of(page, label: str, number: int = 0):
-    """Find the slider that stands beside a label."""
-    return page.locator(".widget-slider", has=page.get_by_text(label, exact=True)).nth(number)
+def row_of(cell, label: str):
+    """Find the slider that stands beside a label, in a cell's output."""
+    return cell.locator(".widget-slider", has=cell.page.get_by_text(label, exact=True))
 
 
 def step_right(row) -> str:
@@ -212,58 +212,63 @@ def step_right(row) -> str:
 
 @pytest.fixture(scope="module")
 def explorer(lab, page, shots):
-    """The explorer, all of whose cells ran."""
+    """The code cells of the explorer's notebook, all of which ran: what to open, the explorer, two exams."""
     url, _ = lab
     open_notebook(page, url, EXPLORER.name)
     try:
         run_all(page)
         tall_shot(page, shots / "explorer_opened.png")
-        yield page
+        yield page.locator(".jp-Notebook .jp-CodeCell")
     finally:
         tall_shot(page, shots / "explorer.png")
         shut_down(page, url)
 
 
 def test_the_explorer_marks_what_it_does_not_know(explorer, shots):
-    field = explorer.locator("textarea").first
+    cell = explorer.nth(1)
+    field, warning = cell.locator("textarea"), cell.locator(".ccella-warning")
     report = field.input_value()
-    assert explorer.locator(".ccella-warning").count() == 0
+    assert warning.count() == 0
     field.fill("The cat sat on the mat.")
-    explorer.locator(".ccella-warning").wait_for(timeout=60_000)
-    assert "cat" in explorer.locator(".ccella-words span[style*='dashed']").all_inner_texts()
-    explorer.screenshot(path=shots / "explorer_warns.png")
+    warning.wait_for(timeout=60_000)
+    strange = cell.locator(".ccella-words span[style*='dashed']").all_inner_texts()
+    assert "".join(strange) == "catsatmat"
+    cell.screenshot(path=shots / "explorer_warns.png")
     field.fill(report.replace("left", "right"))
-    explorer.locator(".ccella-warning").wait_for(state="detached", timeout=60_000)
+    warning.wait_for(state="detached", timeout=60_000)
 
 
 def test_the_explorer_makes_an_exam_and_scrolls_through_it(explorer, shots):
-    """The button gives a picture, another seed another one; the slider and the window change it."""
-    button = explorer.get_by_role("button", name="Generate")
+    """The button gives a picture, another seed another one; slice and window change it."""
+    cell = explorer.nth(1)
+    button, pictures = cell.get_by_role("button", name="Generate"), cell.locator("img.widget-image")
+    assert row_of(cell, "slice").count() == 0
     started = time.monotonic()
     button.click()
-    row_of(explorer, "slice").wait_for(timeout=120_000)
+    row_of(cell, "slice").wait_for(timeout=120_000)
     (shots / "explorer_seconds.txt").write_text(f"{time.monotonic() - started:.1f}\n")
-    picture = explorer.locator("img.widget-image").nth(1)
+    assert pictures.count() == 2  # on its way, and in the viewer
+    picture = pictures.last
     first = picture.screenshot()
-    explorer.screenshot(path=shots / "explorer_generated.png")
+    cell.screenshot(path=shots / "explorer_generated.png")
 
-    was = step_right(row_of(explorer, "slice"))
-    second = wait_for_another(explorer, picture, first, 60)
-    assert int(row_of(explorer, "slice").locator(".widget-readout").inner_text()) == int(was) + 1
+    was = step_right(row_of(cell, "slice"))
+    second = wait_for_another(cell.page, picture, first, 60)
+    assert int(row_of(cell, "slice").locator(".widget-readout").inner_text()) == int(was) + 1
 
-    step_right(row_of(explorer, "ADC"))
-    third = wait_for_another(explorer, picture, second, 60)
+    step_right(row_of(cell, "ADC"))
+    third = wait_for_another(cell.page, picture, second, 60)
 
-    explorer.get_by_label("seed").fill("8")
+    cell.get_by_label("seed").fill("8")
     button.click()
-    wait_for_another(explorer, picture, third, 120)
-    assert explorer.locator(WRONG).count() == 0
+    wait_for_another(cell.page, picture, third, 120)
+    assert cell.page.locator(WRONG).count() == 0
 
 
 def test_two_exams_scroll_together(explorer):
-    upper, lower = row_of(explorer, "slice", -1), row_of(explorer, "slice below")
-    picture = explorer.locator("img.widget-image").last
+    cell = explorer.nth(2)
+    picture = cell.locator("img.widget-image")
     before = picture.screenshot()
-    was = int(step_right(upper))
-    wait_for_another(explorer, picture, before, 60)
-    assert int(lower.locator(".widget-readout").inner_text()) == was + 1
+    was = int(step_right(row_of(cell, "slice")))
+    wait_for_another(cell.page, picture, before, 60)
+    assert int(row_of(cell, "slice below").locator(".widget-readout").inner_text()) == was + 1
