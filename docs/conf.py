@@ -16,11 +16,7 @@ ini = ini["DEFAULT"]
 project, author, copyright = ini["lib_name"], ini["author"], ini["copyright"]
 extensions = ["myst_nb", "sphinx-mathjax-offline", "sphinx_copybutton", "sphinx_design"]
 root_doc = "docs/index"
-<<<<<<< HEAD
 include_patterns = ["docs/*.md", "docs/**/*.md", "nbs/**/*.ipynb", "data_cards/*.md", "C[HO]*.md"]
-=======
-include_patterns = ["docs/*.md", "docs/**/*.md", "nbs/*.ipynb", "nbs/**/*.ipynb", "data_cards/*.md"]
->>>>>>> 400c3ad441c31758cd68546850ffc0f55c183c4e
 exclude_patterns = [".*", "_docs", "runs", "build", "dist", "tests", "ccella", "**/.ipynb_checkpoints", "**/_*"]
 exclude_patterns += ["nbs/explorer.ipynb"]
 html_theme = "furo"
