@@ -63,7 +63,7 @@ def files_under(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_wheel_holds_what_the_package_reads(wheel):
-    """Every module, style, recipe, weight, profile, stage notebook and the explorer is in the wheel, and nothing else."""
+    """Every module, style, recipe, weight, profile and notebook that the package uses is in the wheel, and no more."""
     sources = [*PACKAGE.rglob("*.py"), *PACKAGE.glob("*.css")]
     expected = {path.relative_to(ROOT).as_posix() for path in sources}
     for kind in ("recipes", "weights", "grid", "organs"):
