@@ -123,6 +123,11 @@ def shots(tmp_path_factory):
     return folder_of_shots(tmp_path_factory, "site")
 
 
+def left(request) -> bool:
+    """Say whether a request failed only because the reader went to another page."""
+    return request.failure == "net::ERR_ABORTED"
+
+
 @pytest.fixture
 def opened(browser):
     """Open pages: gives a function of size and settings, whose pages collect what went wrong in them."""
@@ -134,7 +139,7 @@ def opened(browser):
         page.wrong = []
         page.on("console", lambda said: page.wrong.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: page.wrong.append(str(error)))
-        page.on("requestfailed", lambda request: page.wrong.append(request.url))
+        page.on("requestfailed", lambda request: page.wrong.extend([] if left(request) else [request.url]))
         return page
 
     yield new_page
