@@ -18,6 +18,7 @@ extensions = ["myst_nb", "sphinx-mathjax-offline", "sphinx_copybutton", "sphinx_
 root_doc = "docs/index"
 include_patterns = ["docs/*.md", "docs/**/*.md", "nbs/*.ipynb", "nbs/**/*.ipynb", "data_cards/*.md", "C[HO]*.md"]
 exclude_patterns = [".*", "_docs", "runs", "build", "dist", "tests", "ccella", "**/.ipynb_checkpoints", "**/_*"]
+nb_render_markdown_format = "myst"  # what a cell shows as Markdown may hold tables
 html_theme = "furo"
 html_title = project
 html_static_path = ["static"]

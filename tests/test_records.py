@@ -38,7 +38,7 @@ MADE_ON_PURPOSE = re.compile(r"runs/(parts|phantom|ablation|adapt|augment)\b")
 def head_output(name: str) -> nbformat.NotebookNode:
     """What the first cell of a record shows, made from its stored figures."""
     table = records.record_head(name)
-    shown = {"text/plain": table.to_string(), "text/html": table.to_html(notebook=True)}
+    shown = {"text/markdown": table.data, "text/plain": "<IPython.core.display.Markdown object>"}
     return nbformat.v4.new_output("execute_result", shown, execution_count=None)
 
 
@@ -64,7 +64,7 @@ def test_a_record_opens_with_what_produced_it(name):
     assert head.outputs == [head_output(name)], "run `python tests/test_records.py`"
     lacks = records.lacking(records.stored_figures(RECORDS[name]))
     assert lacks == LACKS.get(name, []), f"{name} lacks {', '.join(lacks) or 'nothing'}"
-    assert head.outputs[0].data["text/plain"].count(records.NOT_RECORDED) == len(lacks)
+    assert head.outputs[0].data["text/markdown"].count(records.NOT_RECORDED) == len(lacks)
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -16,10 +16,11 @@ from functools import reduce
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 import torch
+from IPython.display import Markdown
 
 from ..core import CcellaError, packaged, provenance, read_json, sha256, write_json
+from ..exams.card import markdown_table
 from ..processes import usable_cores
 from ..recipe import Recipe
 
@@ -170,14 +171,15 @@ def stored_figures(record: Path) -> dict:
     return read_json(record.with_suffix(".metrics.json"))
 
 
-def record_head(name: str) -> pd.DataFrame:
+def record_head(name: str) -> Markdown:
     """Show what produced a record's stored figures.
 
     Raises:
         CcellaError: there is no such record.
     """
     facts = record_facts(stored_figures(record_named(name)))
-    return pd.Series(facts, name="what produced these figures").to_frame()
+    lines = markdown_table(["", "what produced these figures"], list(facts.items()))
+    return Markdown("\n".join(lines))
 
 # %% ../../nbs/6_studies/69_records.ipynb #69ec0016
 @dataclass(frozen=True)
