@@ -310,10 +310,13 @@ def _check_sequences(groups: Mapping[str, Sequence[Shown]], sequences: Sequence[
                 raise CcellaError(f"{where}: found the sequences {found}, expected also {missing[0]}")
 
 
-def _row_caption(exams: Sequence[Shown], width: int) -> list[str]:
-    """Join what the exams of a row say, each only once, into lines of at most `width` letters."""
-    captions = dict.fromkeys(exam.caption for exam in exams if exam.caption)
-    return wrap("  |  ".join(captions), width)
+def _row_captions(groups: Mapping[str, Sequence[Shown]], inches: float) -> list[list[str]]:
+    """Join what the exams of each row say, each only once, into lines that are no wider than so many inches."""
+    rows = []
+    for exams in zip(*groups.values()):
+        captions = dict.fromkeys(exam.caption for exam in exams if exam.caption)
+        rows.append(wrap("  |  ".join(captions), int(inches / INCHES_A_LETTER)))
+    return rows
 
 # %% ../nbs/0_ground/02_figures.ipynb #7c559b87
 _CAPTION = {"xycoords": "axes fraction", "va": "top", "fontsize": 8, "color": "0.25", "annotation_clip": False}
@@ -341,8 +344,11 @@ def _write_titles(axes: Sequence[Axes], columns: Sequence[tuple[str, str]], name
         ax.set_title(TITLES.get(sequence, sequence) + second_line, fontsize=9)
 
 # %% ../nbs/0_ground/02_figures.ipynb #ebea214d
-def _name_outlines(ax: Axes, names: Iterable[str]) -> None:
-    """Name the outlines in their colours, in the upper left of a picture."""
+def _name_outlines(ax: Axes, groups: Mapping[str, Sequence[Shown]]) -> None:
+    """Name the outlines of exams in their colours, in the upper left of a picture; one alone needs no name."""
+    names = dict.fromkeys(name for exams in groups.values() for exam in exams for name in exam.masks)
+    if len(names) < 2:
+        return
     for line, (name, colour) in enumerate(outline_colours(names).items()):
         place = (0.03, 0.97 - 0.085 * line)
         ax.annotate(name, place, xycoords="axes fraction", va="top", fontsize=7, color=colour, fontweight="bold")
@@ -372,8 +378,7 @@ def montage(
     _check_sequences(groups, sequences)
     windows = windows or windows_of(first_group)
     columns = list(product(sequences, groups))
-    letters = int(size * len(columns) / INCHES_A_LETTER)
-    captions = [_row_caption(exams, letters) for exams in zip(*groups.values())]
+    captions = _row_captions(groups, size * len(columns))
     room_below = 0.17 * max(len(lines) for lines in captions)
     room_above = 0.22 + 0.15 * (len(groups) > 1)
     shape, spacing_mm = first_group[0].shape, first_group[0].spacing_mm
@@ -382,9 +387,7 @@ def montage(
         exams = {group: exams[row] for group, exams in groups.items()}
         _draw_row(axes[row], exams, columns, windows, "\n".join(lines))
     _write_titles(axes[0], columns, len(groups) > 1)
-    masks = dict.fromkeys(name for group in groups.values() for exam in group for name in exam.masks)
-    if len(masks) > 1:
-        _name_outlines(axes[0][-1], masks)
+    _name_outlines(axes[0][-1], groups)
     return fig
 
 # %% ../nbs/0_ground/02_figures.ipynb #b0197653
@@ -417,6 +420,17 @@ def _widest_change(pairs: Sequence[tuple[Shown, Shown]], sequence: str) -> float
     return float(np.percentile(np.concatenate(changes), 99.5)) or 1.0
 
 
+def _draw_triple(
+    axes: Sequence[Axes], name: str, pair: tuple[Shown, Shown], window: tuple[float, float], limit: float
+) -> None:
+    """Draw a sequence of a pair: before, after, difference."""
+    before, after = pair
+    old, new = before.volumes[name], after.volumes[name]
+    draw_slice(axes[0], old, before.k, window, before.masks)
+    draw_slice(axes[1], new, before.k, window, before.masks)
+    draw_difference(axes[2], np.subtract(new, old, dtype=float), before.k, limit, before.masks)
+
+
 @styled
 def differences(
     pairs: Sequence[tuple[Shown, Shown]], sequences: Sequence[str] | None = None, size: float = 1.25
@@ -438,13 +452,11 @@ def differences(
     _check_sequences(both, sequences)
     windows = windows_of(both["before"])
     fig, axes = picture_grid(len(pairs), 3 * len(sequences), first.shape, first.spacing_mm, size, 0.37, 0.17)
-    for line, (before, after) in zip(axes, pairs):
-        for name, (old, new, change) in zip(sequences, line.reshape(-1, 3)):
-            draw_slice(old, before.volumes[name], before.k, windows[name], before.masks)
-            draw_slice(new, after.volumes[name], before.k, windows[name], before.masks)
-            moved = np.subtract(after.volumes[name], before.volumes[name], dtype=float)
-            draw_difference(change, moved, before.k, _widest_change(pairs, name), before.masks)
-        line[0].annotate(before.caption, (0, -0.03), **_CAPTION)
+    limits = {name: _widest_change(pairs, name) for name in sequences}
+    for line, pair in zip(axes, pairs):
+        for name, triple in zip(sequences, line.reshape(-1, 3)):
+            _draw_triple(triple, name, pair, windows[name], limits[name])
+        line[0].annotate(pair[0].caption, (0, -0.03), **_CAPTION)
         draw_scale_bar(line[0], first.shape, first.spacing_mm)
     titles = product(sequences, ("before", "after", "difference"))
     _write_titles(axes[0], list(titles), True)

@@ -259,6 +259,20 @@ def test_one_exam_from_one_report(generator, report, monkeypatch):
     assert volumes["highb"].array.max() <= 52.1
 
 
+@pytest.mark.parametrize(("text", "doubted"), [("cat\n", True), (None, False)], ids=["cat", "a whole report"])
+def test_a_report_of_which_little_is_known_is_told(tmp_path, text, doubted):
+    """The shipped generator warns of it in one line, which quotes none of it; of a whole report it says nothing."""
+    from ccella.organs.prostate.phantom import phantom_report
+
+    report = tmp_path / "asked.txt"
+    report.write_text(text or phantom_report(0, 0)[2], encoding="utf-8")
+    made = ccella("generate", report=report, device="cpu", out=tmp_path / "out", steps=1)
+    assert made.code == 0, made.err
+    told = [line for line in made.out.splitlines() if line.startswith("asked: little is known of this report: ")]
+    assert len(told) == doubted
+    assert "cat" not in made.out.replace("replicate", "")
+
+
 def test_an_exam_is_made_again_only_as_it_was(generator, report):
     """The same call changes nothing, another batch size gives the same voxels, another request is refused."""
     out, again = report.parent / "exam", report.parent / "again"

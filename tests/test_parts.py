@@ -7,8 +7,10 @@ import pytest
 from ccella.core import CcellaError
 from ccella.measures.published import load_feature_network
 from ccella.models.autoencoder import load_vae
-from ccella.models.text import load_text_encoder
+from ccella.models.text import SHIPPED_TEXT, load_text_encoder
+from ccella.models.words import MOST_STRANGE, read_known_words, strange_words, word_spans
 from ccella.organs.prostate.phantom import write_phantoms
+from ccella.organs.prostate.report_course import report_course, report_probe
 from ccella.part_commands import fit_part
 from ccella.recipe import AUTOENCODER_TRAINING, FEATURE_TRAINING, TEXT_TRAINING, load_recipe
 
@@ -53,6 +55,21 @@ def test_what_a_text_encoder_says_of_itself(tmp_path, stages_here):
     assert about["recipe"] == metrics["recipe"] == recipe.hash(TEXT_TRAINING)
     assert metrics["sha256"] == load_text_encoder(out).sha
     assert metrics["side.stranger"]["n"] <= 60
+    known = read_known_words(out)
+    assert known.reports == about["texts"]
+    assert {"prostate", "lesion"} <= known.words
+
+
+def test_the_shipped_encoder_keeps_the_words_of_its_reports():
+    """Of the first 200 of its reports every word is known and none is shorter; of strangers' reports some words are."""
+    shipped, encoder = read_known_words(SHIPPED_TEXT), load_text_encoder()
+    course = report_course(200, load_recipe("phantom").seed, "shipped")
+    pieces = [len(encoder.tokens(text, 10_000)) for text in course.texts]
+    assert min(pieces) >= shipped.shortest > 100
+    assert not [text for text in course.texts if strange_words(shipped, text)]
+    strangers, _ = report_probe("stranger", 20, 0, "public")
+    shares = [len(strange_words(shipped, text)) / len(word_spans(text)) for text in strangers]
+    assert 0 < max(shares) < MOST_STRANGE, "another reader's reports are marked, not doubted"
 
 
 def test_a_feature_network_from_nothing(tmp_path, stages_here):

@@ -63,13 +63,14 @@ def files_under(folder: Path) -> set[str]:
 
 @pytest.mark.slow
 def test_wheel_holds_what_the_package_reads(wheel):
-    """Every module, style, recipe, weight, profile and stage notebook is in the wheel, and nothing else."""
+    """Every module, style, recipe, weight, profile and notebook that the package uses is in the wheel, and no more."""
     sources = [*PACKAGE.rglob("*.py"), *PACKAGE.glob("*.css")]
     expected = {path.relative_to(ROOT).as_posix() for path in sources}
     for kind in ("recipes", "weights", "grid", "organs"):
         expected |= files_under(PACKAGE / kind)
     for notebook in (ROOT / "nbs" / "experiments").glob("[!._]*.ipynb"):
         expected.add(f"ccella/experiments/{notebook.name}")
+    expected.add("ccella/explorer.ipynb")
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("ccella/")}
     assert held == expected
 
@@ -102,6 +103,15 @@ def test_command_line_of_the_installed_wheel(installed, tmp_path):
     assert shown.returncode == 0, shown.stdout + shown.stderr
     for command in COMMANDS:
         assert f" {command} " in shown.stdout
+
+
+@pytest.mark.slow
+def test_the_explorer_of_the_installed_wheel(installed, tmp_path):
+    """Its notebook is put beside whoever asks; JupyterLab is told to print its version in place of starting."""
+    started = run(installed, tmp_path, installed / "bin" / "ccella", "explore", "mine", "--", "--version")
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert "open mine/explorer.ipynb" in started.stdout
+    assert "ccella.explore(generator)" in (tmp_path / "mine" / "explorer.ipynb").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -84,9 +84,8 @@ def _of_file(path: Path) -> Viewed:
 
 def _of_arrays(exam) -> Viewed:
     """Take what is in memory: a phantom, a synthetic exam."""
-    masks = {
-        name: np.asarray(mask) > 0 for name in ("gland", "lesions") if (mask := getattr(exam, name, None)) is not None
-    }
+    found = {name: getattr(exam, name, None) for name in ("gland", "lesions")}
+    masks = {name: np.asarray(mask) > 0 for name, mask in found.items() if mask is not None}
     return Viewed(exam.exam_id, exam.volumes, masks, exam.spacing_mm)
 
 # %% ../../nbs/1_exams/19_viewer.ipynb #b5424397
@@ -117,7 +116,10 @@ def viewed(exam: object) -> Viewed:
 
 # %% ../../nbs/1_exams/19_viewer.ipynb #daa6fb7e
 def slice_beside(k: int, exam: Viewed, other: Viewed) -> int:
-    """Give the slice of another exam that lies as far from its middle as slice `k` of an exam from its own: in mm, where both are known."""
+    """Give the slice of another exam that lies as far from its middle as slice `k` of an exam from its own.
+
+    In mm, where the spacing of both is known.
+    """
     step = exam.spacing_mm[2] / other.spacing_mm[2] if exam.spacing_mm and other.spacing_mm else 1.0
     beside = round((other.shape[2] - 1) / 2 + step * (k - (exam.shape[2] - 1) / 2))
     return int(np.clip(beside, 0, other.shape[2] - 1))

@@ -168,7 +168,7 @@ class SyntheticExam:
         origin: what made it.
         volumes: arrays by sequence, in scanner units, RAS+.
         logits: of its class, as the generator's head reads it; None without a head.
-        doubts: why little is known of its report (`models.words.doubts_of`); none for a report like those of the training.
+        doubts: why little is known of its report (`models.words.doubts_of`); none for one like those of the training.
     """
 
     request: Request
