@@ -229,11 +229,8 @@ def refuse_rerun(record: Path, stated: Rerun, quick: bool) -> None:
         quick: whether the short version is asked for.
 
     Raises:
-        CcellaError: the figures cannot come out again, there is no short version, or something that is needed is
-            missing; it says how to make that.
+        CcellaError: there is no short version, or something that is needed is missing; it says how to make that.
     """
-    if stated.former:
-        raise CcellaError(f"record {record.stem}: found figures that cannot come out again: {stated.former}")
     if quick and not stated.quick:
         raise CcellaError(f"record {record.stem}: found no short version stated in it; run it without --quick")
     for file, command in stated.needs.items():
