@@ -28,7 +28,6 @@ LACKS = {  # what older records do not tell of what produced them; may only shri
     "demo": EVERYTHING,
     "faithful": ["recipe", "seeds", "weights"],
     "full_size": ["recipe", "seeds", "weights"],
-    "head": EVERYTHING,
     "import": ["recipe", "seeds", "weights"],
     "steering": EVERYTHING,
 }
