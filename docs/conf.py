@@ -23,6 +23,7 @@ html_theme = "furo"
 html_title = project
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_favicon = "static/favicon.svg"
 html_copy_source = False
 add_module_names = False
 python_use_unqualified_type_names = True
@@ -39,7 +40,7 @@ myst_heading_anchors = 3
 suppress_warnings = ["mystnb.unknown_mime_type"]
 
 FRONT = """<!doctype html><meta charset="utf-8"><title>ccella</title>
-<meta http-equiv="refresh" content="0; url=docs/index.html">
+<link rel="icon" href="_static/favicon.svg"><meta http-equiv="refresh" content="0; url=docs/index.html">
 """
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts", "input/tex/extensions")  # what a page loads, of twelve times as much
 

@@ -15,7 +15,7 @@ PLOT_LEFT, PLOT_RIGHT = 270, 560
 PLOT = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" font-family="sans-serif" font-size="17">
 {marks}</svg>
 """
-MARK = """<text x="245" y="{text}" text-anchor="end">{key}</text>
+MARK = """<text x="245" y="{text}" text-anchor="end">{label}</text>
 <line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="#0072b2" stroke-width="4"/>
 <circle cx="{x:.1f}" cy="{y}" r="7" fill="#0072b2"/><text x="575" y="{text}">{said:.2f}</text>
 """
@@ -85,29 +85,30 @@ def named_lines(body: str) -> list[tuple[str, str]]:
 
 
 def dots(record: str, keys: list[str]) -> bytes | None:
-    """Draw figures of a record as dots with their intervals, below each other on one scale."""
+    """Draw figures of a record, each `KEY` or `KEY = label`, as dots with their intervals, one below the other."""
     rows = []
-    for key in keys:
+    for told in keys:
+        key, _, label = told.partition(" = ")
         figure = figures_of(record)[key]
         value = figure["value"] if isinstance(figure, dict) else figure
         low, high = (figure["low"], figure["high"]) if isinstance(figure, dict) else (value, value)
-        rows.append((key, low, value, high))
+        rows.append((label or key, low, value, high))
     if not rows:
         return None
     least, most = min(row[1] for row in rows), max(row[3] for row in rows)
     scale = (PLOT_RIGHT - PLOT_LEFT) / ((most - least) or 1)
     marks = []
-    for at, (key, *place) in enumerate(rows):
+    for at, (label, *place) in enumerate(rows):
         low, x, high = (PLOT_LEFT + scale * (number - least) for number in place)
         y = 30 + 40 * at
-        marks.append(MARK.format(y=y, text=y + 5, key=key, low=low, x=x, high=high, said=place[1]))
+        marks.append(MARK.format(y=y, text=y + 5, label=label, low=low, x=x, high=high, said=place[1]))
     return PLOT.format(height=20 + 40 * len(rows), marks="".join(marks)).encode()
 
 
 def records(_: str, body: str) -> str:
     """Show records as cards, each with its finding: `RECORD: what was found`.
 
-    A record without a picture has its figures drawn: `RECORD: what was found || KEY || KEY`.
+    A record without a picture has its figures drawn: `RECORD: what was found || KEY = label || KEY = label`.
     """
     cards = []
     for name, text in named_lines(body):

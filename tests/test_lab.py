@@ -1,43 +1,40 @@
-"""JupyterLab opens a notebook of this project in a browser and runs it to its end."""
+"""JupyterLab opens tutorials and explorer in a browser, and runs each from its first cell to its last.
 
+`SHOTS=folder` keeps there what was seen; else it lies in pytest's temporary folder.
+"""
+
+import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
+import nbformat
 import pytest
+from browser import NEEDS_BROWSER, chromium, folder_of_shots
+from test_notebooks import TUTORIALS
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine (name one with CHROMIUM=…)"),
-]
-sync_api = pytest.importorskip("playwright.sync_api")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-NOTEBOOK = ROOT / "nbs" / "0_ground" / "00_core.ipynb"
-BAD = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
-# the last cell in view has an execution number (saved outputs alone would not prove a run), or something went wrong
-DONE = r"""bad => document.querySelector(bad) ||
-    (e => e.length && /\[\d+\]/.test(e.at(-1).innerText))(
-        [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')])"""
+EXPLORER = ROOT / "nbs" / "explorer.ipynb"
+pytestmark = NEEDS_BROWSER
+LIMIT_S = 600  # for one notebook, on cores that are shared
+FIRST_PAGE_S = 120  # under ten on two idle cores; what it was is kept beside the pictures
+WRONG = "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
+# every code cell has an execution number (saved outputs alone would not prove a run), or something went wrong
+DONE = r"""wrong => document.querySelector(wrong) ||
+    (all => all.length && all.every(e => /\[\d+\]/.test(e.textContent)))(
+        [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')])"""
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},  # draw cells that are out of sight too
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
 
 
 def copy_without_outputs(notebook: Path, folder: Path) -> None:
-    import nbformat
-
     copy = nbformat.read(notebook, 4)
     for cell in copy.cells:
         if cell.cell_type == "code":
@@ -62,19 +59,24 @@ def lab_command(folder: Path, port: int) -> list[str]:
         "--IdentityProvider.token=smoke",
         f"--ServerApp.root_dir={folder}",
     ]
-    no_news = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
-    return [sys.executable, "-m", "jupyterlab", *server, *no_news]
+    return [sys.executable, "-m", "jupyterlab", *server]
 
 
 def lab_environment(folder: Path) -> dict[str, str]:
     """This process's environment, but with settings and home in `folder`, and the notebook's own backend of plots."""
+    for name, setting in SETTINGS.items():
+        path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(setting))
     own = {
-        "JUPYTER_CONFIG_DIR": str(folder / "config"),
-        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
-        "HOME": str(folder),
-        "PYTHONPATH": str(ROOT),
+        "JUPYTER_CONFIG_DIR": folder / "config",
+        "JUPYTER_RUNTIME_DIR": folder / "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": folder / "settings",
+        "HOME": folder,
+        "TMPDIR": folder,
     }
-    environment = os.environ | own
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])}
+    environment = os.environ | {name: str(path) for name, path in own.items()} | paths
     environment.pop("MPLBACKEND", None)
     return environment
 
@@ -89,43 +91,185 @@ def answers(url: str) -> bool:
 
 def wait_for(url: str, log: Path) -> None:
     """Wait until the server answers; fail with its log after a minute."""
-    for _ in range(120):
+    for _ in range(240):
         if answers(url):
             return
-        time.sleep(0.5)
+        time.sleep(0.25)
     pytest.fail(log.read_text())
 
 
-@pytest.fixture
-def lab(tmp_path):
-    """A server of its own: its own port, home and settings, on a copy of the notebook, with the outputs removed."""
-    copy_without_outputs(NOTEBOOK, tmp_path)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    path = tmp_path / "lab.log"
-    command, environment = lab_command(tmp_path, port), lab_environment(tmp_path)
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
+    return folder_of_shots(tmp_path_factory, "lab")
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+    """Copies of the notebooks, with the outputs removed."""
+    folder = tmp_path_factory.mktemp("books")
+    for notebook in [*TUTORIALS, EXPLORER]:
+        copy_without_outputs(notebook, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(books, tmp_path_factory):
+    """A server of its own: its own port, home and settings. Gives its address, and when it was started."""
+    port, home = free_port(), tmp_path_factory.mktemp("home")
+    url, path = f"http://127.0.0.1:{port}", home / "lab.log"
+    started = time.monotonic()
     with open(path, "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        server = subprocess.Popen(lab_command(books, port), stdout=log, stderr=log, env=lab_environment(home))
         try:
             wait_for(url, path)
-            yield url
+            yield url, started
         finally:
             server.terminate()
             server.wait(20)
 
 
-def test_notebook_runs_in_lab(lab, tmp_path):
-    """The last cell is executed, and no cell shows an error or writes to stderr."""
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 3000})
-        page.goto(f"{lab}/lab/tree/{NOTEBOOK.name}?token=smoke")
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)  # before this, Run asks for a kernel
-        page.click("text=Run >> nth=0")
-        page.click("text=Run All Cells >> nth=0")
-        page.wait_for_function(DONE, arg=BAD, timeout=120_000)
-        page.screenshot(path=os.environ.get("LAB_SHOT", str(tmp_path / "lab.png")))
-        wrong = page.locator(BAD)
-        assert wrong.count() == 0, wrong.first.inner_text()
-        browser.close()
+@pytest.fixture(scope="module")
+def page(lab):
+    with chromium() as browser:
+        yield browser.new_page(viewport={"width": 1280, "height": 1000})
+
+
+def open_notebook(page, url: str, name: str) -> None:
+    page.goto(f"{url}/lab/tree/{quote(name)}?token=smoke&reset")  # else the notebook before is opened again beside it
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    page.wait_for_function("!document.querySelector('.jp-Spinner')", timeout=60_000, polling=100)  # it covers the cells
+
+
+def run_all(page) -> None:
+    """Run all cells, and wait for the last; fail where one wrote to stderr or ended in an error."""
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)  # before this, Run asks for a kernel
+    page.click(".lm-MenuBar-itemLabel:text-is('Run')")
+    page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
+    page.wait_for_function(DONE, arg=WRONG, timeout=LIMIT_S * 1000, polling=500)  # not at every frame
+    wrong = page.locator(WRONG)
+    assert wrong.count() == 0, wrong.first.inner_text()
+
+
+def tall_shot(page, path: Path) -> None:
+    """Take a picture of the whole notebook, in a window as high as it takes."""
+    size = page.viewport_size
+    height = page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+    page.set_viewport_size({"width": size["width"], "height": min(height + 150, 12_000)})
+    page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0")
+    page.wait_for_timeout(300)
+    page.screenshot(path=path)
+    page.set_viewport_size(size)
+
+
+def shut_down(page, url: str) -> None:
+    """End the kernel, so that the next notebook has the memory."""
+    for kernel in page.request.get(f"{url}/api/kernels?token=smoke").json():
+        page.request.delete(f"{url}/api/kernels/{kernel['id']}?token=smoke")
+
+
+def test_the_first_page_is_there_soon(lab, page, shots):
+    url, started = lab
+    open_notebook(page, url, TUTORIALS[0].name)
+    seconds = time.monotonic() - started
+    page.screenshot(path=shots / "first.png")
+    (shots / "first_page_seconds.txt").write_text(f"{seconds:.1f}\n")
+    assert seconds < FIRST_PAGE_S
+
+
+@pytest.mark.parametrize("notebook", TUTORIALS, ids=lambda path: path.stem)
+def test_a_tutorial_runs(notebook, lab, page, shots):
+    url, _ = lab
+    open_notebook(page, url, notebook.name)
+    try:
+        run_all(page)
+    finally:
+        tall_shot(page, shots / f"{notebook.stem}.png")
+        shut_down(page, url)
+
+
+def wait_for_another(page, picture, before: bytes, seconds: int) -> bytes:
+    """Wait until a place on the page looks another way than before; give how it looks."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        page.wait_for_timeout(250)
+        seen = picture.screenshot()
+        if seen != before:
+            return seen
+    pytest.fail(f"the picture was the same for {seconds} s")
+
+
+def row_of(cell, label: str):
+    """Find the slider that stands beside a label, in a cell's output."""
+    return cell.locator(".widget-slider", has=cell.page.get_by_text(label, exact=True))
+
+
+def step_right(row) -> str:
+    """Move a slider by one, as a reader does who clicked on it; give what stood beside it before."""
+    before = row.locator(".widget-readout").inner_text()
+    row.locator(".noUi-handle").first.focus()
+    row.locator(".noUi-handle").first.press("ArrowRight")
+    return before
+
+
+@pytest.fixture(scope="module")
+def explorer(lab, page, shots):
+    """The code cells of the explorer's notebook, all of which ran: what to open, the explorer, two exams."""
+    url, _ = lab
+    open_notebook(page, url, EXPLORER.name)
+    try:
+        run_all(page)
+        tall_shot(page, shots / "explorer_opened.png")
+        yield page.locator(".jp-Notebook .jp-CodeCell")
+    finally:
+        tall_shot(page, shots / "explorer.png")
+        shut_down(page, url)
+
+
+def test_the_explorer_marks_what_it_does_not_know(explorer, shots):
+    cell = explorer.nth(1)
+    field, warning = cell.locator("textarea"), cell.locator(".ccella-warning")
+    report = field.input_value()
+    assert warning.count() == 0
+    field.fill("The cat sat on the mat.")
+    warning.wait_for(timeout=60_000)
+    strange = cell.locator(".ccella-words span[style*='dashed']").all_inner_texts()
+    assert "".join(strange) == "catsatmat"
+    cell.screenshot(path=shots / "explorer_warns.png")
+    field.fill(report.replace("left", "right"))
+    warning.wait_for(state="detached", timeout=60_000)
+
+
+def test_the_explorer_makes_an_exam_and_scrolls_through_it(explorer, shots):
+    """The button gives a picture, another seed another one; slice and window change it."""
+    cell = explorer.nth(1)
+    button, pictures = cell.get_by_role("button", name="Generate"), cell.locator("img.widget-image")
+    assert row_of(cell, "slice").count() == 0
+    started = time.monotonic()
+    button.click()
+    row_of(cell, "slice").wait_for(timeout=120_000)
+    (shots / "explorer_seconds.txt").write_text(f"{time.monotonic() - started:.1f}\n")
+    assert pictures.count() == 2  # on its way, and in the viewer
+    picture = pictures.last
+    first = picture.screenshot()
+    cell.screenshot(path=shots / "explorer_generated.png")
+
+    was = step_right(row_of(cell, "slice"))
+    second = wait_for_another(cell.page, picture, first, 60)
+    assert int(row_of(cell, "slice").locator(".widget-readout").inner_text()) == int(was) + 1
+
+    step_right(row_of(cell, "ADC"))
+    third = wait_for_another(cell.page, picture, second, 60)
+
+    cell.get_by_label("seed").fill("8")
+    button.click()
+    wait_for_another(cell.page, picture, third, 120)
+    assert cell.page.locator(WRONG).count() == 0
+
+
+def test_two_exams_scroll_together(explorer):
+    cell = explorer.nth(2)
+    picture = cell.locator("img.widget-image")
+    before = picture.screenshot()
+    was = int(step_right(row_of(cell, "slice")))
+    wait_for_another(cell.page, picture, before, 60)
+    assert int(row_of(cell, "slice below").locator(".widget-readout").inner_text()) == was + 1

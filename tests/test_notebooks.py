@@ -2,6 +2,7 @@
 
 Never nbs/records (hours of training, their outputs kept as they ran) nor nbs/experiments (stages, run by the engine).
 With `--fast` the cells under `#| slow` (trainings, long simulations, and what needs them) are left out, and tutorials.
+Where there is Chromium, tests/test_lab.py runs the tutorials in JupyterLab, and they are not run a second time here.
 """
 
 import multiprocessing
@@ -15,12 +16,14 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from browser import AT_HAND
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
 NOTEBOOKS = sorted(NBS.glob("[0-9]_*/**/[0-9]*.ipynb"))
 TUTORIALS = sorted((NBS / "tutorials").glob("[!._]*.ipynb"))
 LIMIT_S = 300
+IN_LAB = pytest.mark.skipif(AT_HAND, reason="tests/test_lab.py runs it in JupyterLab")
 FLAGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["nbdev"]["tst_flags"].split()
 
 
@@ -73,7 +76,7 @@ def run_notebook(notebook: Path, output: Path, folder: Path, fast: bool) -> None
 
 @pytest.mark.notebook
 @pytest.mark.parametrize(
-    "notebook", [*NOTEBOOKS, *(pytest.param(path, marks=pytest.mark.slow) for path in TUTORIALS)], ids=name_of
+    "notebook", [*NOTEBOOKS, *(pytest.param(path, marks=[pytest.mark.slow, IN_LAB]) for path in TUTORIALS)], ids=name_of
 )
 def test_notebook(notebook, tmp_path, heavy_libraries, pytestconfig):
     output, fast = tmp_path / "output.txt", pytestconfig.getoption("--fast")

@@ -1,0 +1,44 @@
+"""Chromium for the tests that look at pages, and where what they saw is kept."""
+
+import os
+import shutil
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+AT_HAND = bool(CHROMIUM) and find_spec("playwright") is not None
+NEEDS_BROWSER = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not AT_HAND, reason="no Chromium on this machine (name one with CHROMIUM=…), or no playwright"),
+]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def chromium():
+    """Open a browser, and close it at the end."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+def folder_of_shots(tmp_path_factory, name: str) -> Path:
+    """Give the folder of a test file's screenshots: in the one that SHOTS names, else among pytest's own."""
+    named = os.environ.get("SHOTS")
+    folder = Path(named, name) if named else tmp_path_factory.mktemp(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
