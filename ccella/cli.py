@@ -19,6 +19,7 @@ from ccella import (
     layout_commands,
     part_commands,
     recipe_commands,
+    record_commands,
     run_commands,
 )
 from .terminal import app, error_line
@@ -32,6 +33,7 @@ COMMAND_ROOMS = (
     run_commands,
     part_commands,
     recipe_commands,
+    record_commands,
 )
 
 # %% ../nbs/7_cli/74_cli.ipynb #c36b1c42

@@ -89,6 +89,18 @@ def lab_words(notebook: Path, further: list[str]) -> list[str]:
     return [sys.executable, "-m", "jupyterlab", notebook.name, *_QUIET, *further]
 
 
+def _named_generator(run: str | None) -> str:
+    """Give what the notebook loads: `shipped`, or the whole path of a run's model. CcellaError where there is none."""
+    from ccella.core import CcellaError
+
+    folder = folder_of_model(run)
+    if folder == "shipped":
+        return folder
+    if not (folder / "model.safetensors").is_file():
+        raise CcellaError(f"{folder}: found no model, expected a trained one; train it first, or name another run")
+    return str(folder.resolve())
+
+
 FolderArgument = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Folder of the notebook and of the exams that are saved.")
 ]
@@ -111,9 +123,7 @@ def explore_command(
 
     Puts explorer.ipynb into the folder (one that is there is kept) and serves that folder until Ctrl-C.
     """
-    generator = folder_of_model(run)
-    named = "shipped" if generator == "shipped" else str(Path(generator).resolve())
-    notebook = place_explorer(folder, named)
+    notebook = place_explorer(folder, _named_generator(run))
     words = lab_words(notebook, lab or [])
     print(f"open {notebook}; run all its cells. Ctrl-C ends")
     ended = subprocess.run(words, cwd=folder)

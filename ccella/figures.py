@@ -21,6 +21,7 @@ import seaborn as sns
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from .core import CcellaError
 
@@ -275,9 +276,11 @@ def draw_scale_bar(ax: Axes, shape: Sequence[int], spacing_mm: Sequence[float] |
         return
     length, left = BAR_MM / spacing_mm[0] / shape[0], 0.04
     bar = {"transform": ax.transAxes, "color": "white", "solid_capstyle": "butt"}
-    ax.plot([left, left + length], [0.04, 0.04], lw=2, **bar)
+    edge = [withStroke(linewidth=3.5, foreground="black")]  # white alone is lost on bright tissue
+    ax.plot([left, left + length], [0.04, 0.04], lw=2, path_effects=edge, **bar)
     words = {"xycoords": "axes fraction", "color": "white", "fontsize": 6, "va": "bottom"}
-    ax.annotate(f"{BAR_MM // 10} cm", (left, 0.06), **words)
+    edge = [withStroke(linewidth=1.5, foreground="black")]
+    ax.annotate(f"{BAR_MM // 10} cm", (left, 0.06), path_effects=edge, **words)
 
 # %% ../nbs/0_ground/02_figures.ipynb #ee441199
 INCHES_A_LETTER = 0.062  # width of a caption's letter at 8 points

@@ -429,7 +429,9 @@ def _write_parameters(out: Path, recipe, paths: Mapping[str, Path | None], setti
     return out / "parameters.yaml"
 
 # %% ../nbs/7_cli/72_run_commands.ipynb #4e79542d
-def execute_notebook(notebook: Path, executed: Path, parameters: Path, log: Path, doing: str) -> None:
+def execute_notebook(
+    notebook: Path, executed: Path, parameters: Path, log: Path, doing: str, folder: Path | None = None
+) -> None:
     """Execute a notebook, in a process of its own.
 
     Args:
@@ -438,6 +440,7 @@ def execute_notebook(notebook: Path, executed: Path, parameters: Path, log: Path
         parameters: a YAML file.
         log: takes what is printed.
         doing: what a person reads meanwhile.
+        folder: where it is executed; None: here.
 
     Raises:
         CcellaError: the notebook failed; the message is its own.
@@ -449,6 +452,7 @@ def execute_notebook(notebook: Path, executed: Path, parameters: Path, log: Path
 
     papermill = [sys.executable, "-m", "papermill", notebook, executed, "-f", parameters]
     papermill += ["--kernel", "python3", "--no-progress-bar", "--no-log-output"]
+    papermill += ["--cwd", folder] if folder else []
     with console().status(doing), open(log, "w") as file:
         ended = subprocess.run([str(part) for part in papermill], stdout=file, stderr=subprocess.STDOUT)
     if ended.returncode:

@@ -15,7 +15,7 @@ REPORT = f"MRI prostate. Left mid peripheral zone lesion of 14 mm, PI-RADS 5. Th
 EXAM_COMMANDS = ("phantom", "check", "describe", "merge", "card", "generate", "explore", "export")
 RUN_COMMANDS = ("run", "encode", "train", "evaluate", "classify", "ablate")
 PART_COMMANDS = ("fit-autoencoder", "fit-text", "fit-features", "adopt")
-COMMANDS = (*EXAM_COMMANDS, *RUN_COMMANDS, *PART_COMMANDS, "recipes", "plan")
+COMMANDS = (*EXAM_COMMANDS, *RUN_COMMANDS, *PART_COMMANDS, "recipes", "plan", "rerun")
 
 
 class Ended(NamedTuple):

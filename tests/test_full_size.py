@@ -16,17 +16,7 @@ LIMIT_GB = 20
 STAGE_LIMIT_GB = 16
 PHASES = ("text: load", "text: read", "denoiser: load", "denoiser: 2 steps", "decode: load", "decode: three sequences")
 NETWORKS = ("medicalnet", "radimagenet")
-SMALL = """
-name: small
-parent: ccellapp
-grid: {shape: [32, 32, 16], spacing_mm: [3, 3, 4]}
-vae: {channels: [8, 8, 16], norm_groups: 4}
-model:
-  text_width: 128
-  adapter: {width: 32, blocks: 2, heads: 2, latents: 4, time_channels: 16, time_width: 32, head_hidden: 8}
-  unet: {channels: [16, 32], attention: [false, true], head_channels: 16, norm_groups: 8}
-classifier: {spacing_mm: null, shape: [32, 32, 32]}
-"""
+SMALL = RECORDS / "full_size_small.yaml"
 
 
 def walked(folder: Path, **parameters) -> dict:
@@ -72,9 +62,7 @@ def test_the_road_at_the_papers_size(tmp_path):
 @pytest.mark.slow
 def test_the_same_cells_at_a_small_size(tmp_path):
     """The notebook takes its sizes from the recipe, and leaves no random weights behind."""
-    recipe = tmp_path / "small.yaml"
-    recipe.write_text(SMALL)
-    found = walked(tmp_path, recipe=str(recipe))
+    found = walked(tmp_path, recipe=str(SMALL))
     check_measured(found)
     assert found["exam"] == [3, 32, 32, 16]
     assert found["features"] == dict.fromkeys(NETWORKS, 2048)

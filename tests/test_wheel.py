@@ -103,6 +103,10 @@ def test_command_line_of_the_installed_wheel(installed, tmp_path):
     assert shown.returncode == 0, shown.stdout + shown.stderr
     for command in COMMANDS:
         assert f" {command} " in shown.stdout
+    without_records = run(installed, tmp_path, installed / "bin" / "ccella", "rerun", "head")
+    assert without_records.returncode == 1
+    assert "found no records, expected a checkout" in without_records.stderr
+    assert without_records.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

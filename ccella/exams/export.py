@@ -26,7 +26,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
 
-from ..core import CcellaError, atomic_path, seed_for, write_json
+from ..core import CcellaError, atomic_path, remove_unfinished, seed_for, write_json
 from .cohort import Cohort, Exam
 from .dicom_writer import dicom_slices, dicom_uid
 from .importing import ImportNote, left_out
@@ -238,19 +238,6 @@ def _name_table(cohort: Cohort, names: Mapping[str, OutName], layout: str) -> by
         rows.append({"layout": layout, "exam": name.exam, "patient": name.patient, **known})
     return csv_bytes(NAME_COLUMNS, rows)
 
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Write a file for its owner alone, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as opened:
-            opened.write(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
 # %% ../../nbs/1_exams/18_export.ipynb #abcd3464
 def _begin_export(out: Path, cohort: Cohort, table: bytes) -> None:
     """Refuse a folder with other content; write the table of names."""
@@ -264,7 +251,10 @@ def _begin_export(out: Path, cohort: Cohort, table: bytes) -> None:
     if is_used and not is_same:
         found = f"names of another export in {path}" if path.is_file() else "a folder with files in it"
         raise CcellaError(f"{out}: found {found}, expected a new folder; choose another, or move them away")
-    _write_private(path, table)
+    for left in (out, path):
+        remove_unfinished(left)
+    with atomic_path(path, private=True) as temporary:
+        temporary.write_bytes(table)
 
 # %% ../../nbs/1_exams/18_export.ipynb #7bc755a7
 @dataclass(frozen=True)

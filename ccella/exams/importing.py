@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 
-from ..core import CcellaError, FormatFault, atomic_path, seed_for
+from ..core import CcellaError, FormatFault, atomic_path, remove_unfinished, seed_for
 from .cohort import Cohort
 from .formats import read_array, read_stack
 from .prepare import LEAST_COVERED, coverage, move_mask, move_volume
@@ -317,16 +317,8 @@ def _named(out: Path) -> Path:
 
 def _private_write(path: Path, text: str) -> None:
     """Write a file that only its owner can read, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as opened:
-            opened.write(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path, private=True) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 # %% ../../nbs/1_exams/14_importing.ipynb #0653fbd2
 def _csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -861,9 +853,6 @@ def _ids_of(found: Found, out: Path, options: ImportOptions) -> dict[ExamKey, Ex
 _NEW_ID = re.compile(r"P\d{4,}-\d+")
 
 
-_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.")  # how a file begins that is not yet whole
-
-
 def _remove_leftovers(out: Path, made: set[str], kept: set[str]) -> None:
     """Remove exams of this import that were left out or are no more, and files that a killed command did not finish.
 
@@ -875,9 +864,8 @@ def _remove_leftovers(out: Path, made: set[str], kept: set[str]) -> None:
     for exam_id in sorted(made - kept):
         shutil.rmtree(out / "exams" / exam_id, ignore_errors=True)
         (_state_folder(out) / f"{exam_id}.json").unlink(missing_ok=True)
-    for path in sorted(out.rglob(".*")):
-        if path.is_file() and _TEMPORARY.match(path.name):
-            path.unlink()
+    for path in (out, _state_folder(out), map_path(out)):
+        remove_unfinished(path)
 
 
 def _begun(out: Path) -> set[str]:
