@@ -137,6 +137,8 @@ def page(lab):
 def open_notebook(page, url: str, name: str) -> None:
     page.goto(f"{url}/lab/tree/{quote(name)}?token=smoke&reset")  # else the notebook before is opened again beside it
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    page.wait_for_selector(".jp-Notebook h1", timeout=60_000)
+    page.wait_for_function("!document.querySelector('.jp-Spinner')", timeout=60_000, polling=100)  # it covers the cells
 
 
 def run_all(page) -> None:
