@@ -27,7 +27,7 @@ def find_explorer() -> Path:
     Raises:
         CcellaError: it is in neither place.
     """
-    from ccella.core import CcellaError
+    from ccella.core import CcellaError, packaged
 
     places = (packaged(EXPLORER), packaged().parent / "nbs" / EXPLORER)
     for path in places:
