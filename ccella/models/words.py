@@ -135,4 +135,4 @@ def doubts_of(known: KnownWords | None, text: str, pieces: int) -> list[str]:
 def warning_of(found: Iterable[str]) -> str:
     """Join doubts into one line of warning; "" for none."""
     reasons = "; ".join(found)
-    return f"little is known of this report: {reasons}. Its class and picture may be anything" if reasons else ""
+    return f"little is known of this report: {reasons}. Check its class and its picture" if reasons else ""
