@@ -18,7 +18,7 @@ from textwrap import wrap
 import matplotlib
 import numpy as np
 import seaborn as sns
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -26,8 +26,8 @@ from matplotlib.patheffects import withStroke
 from .core import CcellaError
 
 # %% ../nbs/0_ground/02_figures.ipynb #9617516b
-def axial(volume: Float[np.ndarray, "x y z"], k: int) -> Float[np.ndarray, "rows columns"]:
-    """Cut axial slice `k` as a picture: patient's right on its left, front up."""
+def axial(volume: Shaped[np.ndarray, "x y z"], k: int) -> Shaped[np.ndarray, "rows columns"]:
+    """Cut axial slice `k` of a volume or a mask as a picture: patient's right on its left, front up."""
     return np.asarray(volume)[::-1, ::-1, k].T
 
 # %% ../nbs/0_ground/02_figures.ipynb #0f524f20
