@@ -251,7 +251,7 @@ def from_report(
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #64c63ea0
 @patch
 @torch.no_grad()
-def decoded(self: ExamGenerator, latents: Float[Tensor, "1 c x y z"]) -> Float[np.ndarray, "s x y z"]:
+def decoded(self: ExamGenerator, latents: Float[Tensor, "1 c x y z"]) -> Float[np.ndarray, "s X Y Z"]:
     """Decode the latents of a step of one exam into [0, 1], as `from_report(..., watch=…)` gives them."""
     autocast = autocast_on(torch.device(self.device), self.recipe.sample.precision)
     latent = self.model.unscaled(latents.to(self.device))[0]
