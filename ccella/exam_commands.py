@@ -51,12 +51,13 @@ def _show_summary(title: str, summary: Mapping) -> None:
 # %% ../nbs/7_cli/71_exam_commands.ipynb #7e3ea4df
 def _write_layout(made, out: Path, layout: str, seed: int, workers: int) -> None:
     """Write phantoms as exams of a layout lie on disk; end with 3 when some could not be, 1 when none."""
+    from ccella.core import counted
     from ccella.organs.prostate.layouts import write_layout
 
     written = write_layout(made, out, layout, seed, True, workers, counted_bar(f"write {layout}"))
     for note in written.notes:
         print(note)
-    print(f"{out}: {written.exams} exams as {layout}; bring them in by `ccella import {layout}`")
+    print(f"{out}: {counted(written.exams, 'exam')} as {layout}; bring them in by `ccella import {layout}`")
     if written.exit_code:
         raise typer.Exit(written.exit_code)
 
@@ -202,6 +203,7 @@ def check_command(
     one exam under two ids, reports that are no plain text. Notes stand apart. What was found is kept, so that a second
     look opens only what changed. With faults it ends with 1.
     """
+    from ccella.core import counted
     from ccella.exams.check import look_at_folder, quarantine_exams
     from ccella.recipe import load_recipe
 
@@ -215,8 +217,8 @@ def check_command(
     else:
         _print_check(cohort, seen)
     if quarantine and seen.faults:
-        left = quarantine_exams(cohort, seen)
-        print(f"{cohort}: {left} exams set aside; the list is in quarantine.csv, the whole table in cohort.all.csv")
+        left = counted(quarantine_exams(cohort, seen), "exam")
+        print(f"{cohort}: {left} set aside; the list is in quarantine.csv, the whole table in cohort.all.csv")
         return
     _refuse_faults(cohort, seen.faults)
     if not as_json:
@@ -393,8 +395,10 @@ def folder_of_model(run: str | None) -> str | Path:
 
 def _show_exams(made, seed: int) -> None:
     """Print the synthetic exams of a cohort, ten at most, with what the class head says of each."""
+    from ccella.core import counted
+
     exams = len(made)
-    count = "1 synthetic exam" if exams == 1 else f"{exams} synthetic exams"
+    count = counted(exams, "synthetic exam")
     shown = ", the first ten" if exams > 10 else ""
     title = f"{count} in {made.root}, seed {seed}{shown}"
     head_says = f"p(class 1 by {made.label_rule})"
@@ -412,9 +416,9 @@ def _tell_doubts(made_by, requests) -> None:
 
     texts = {request.source_exam_id: request.text for request in requests}
     for name, text in texts.items():
-        warning = warning_of(made_by.doubts(text))
+        warning = warning_of(made_by.doubts(text), f"report '{name}'")
         if warning:
-            print(f"{name}: {warning}")
+            print(warning)
 
 # %% ../nbs/7_cli/71_exam_commands.ipynb #fd964b2e
 def _given(**settings) -> dict:

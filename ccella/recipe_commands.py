@@ -259,13 +259,14 @@ def plan_command(
     Work is counted from the recipe's sizes. Time is work by the speed that a record measured, and is not told where
     none did. Reading and preparing volumes, and the distances of the evaluation, are not counted.
     """
+    from ccella.core import counted
     from ccella.recipe import load_recipe
     from ccella.studies.cost import measured_speeds, seconds_of, stage_costs
 
     planned = load_recipe(recipe, settings_of(settings))
     name = _device_name(device)
     speeds = measured_speeds(planned, name)
-    title = f"{planned.name}, {exams} exams"
+    title = f"{planned.name}, {counted(exams, 'exam')}"
     lines = result_table(title, "stage", "work, TFLOP", "time", "memory, GB", "disk, GB", "not counted")
     for cost in stage_costs(planned, exams):
         work = f"{sum(cost.tflop.values()):,.0f}"

@@ -268,7 +268,7 @@ def test_a_report_of_which_little_is_known_is_told(tmp_path, text, doubted):
     report.write_text(text or phantom_report(0, 0)[2], encoding="utf-8")
     made = ccella("generate", report=report, device="cpu", out=tmp_path / "out", steps=1)
     assert made.code == 0, made.err
-    told = [line for line in made.out.splitlines() if line.startswith("asked: little is known of this report: ")]
+    told = [line for line in made.out.splitlines() if line.startswith("little is known of report 'asked': ")]
     assert len(told) == doubted
     assert "cat" not in made.out.replace("replicate", "")
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ..core import CcellaError, FormatFault, atomic_path, patch, read_json, seed_for, write_json
+from ..core import CcellaError, FormatFault, atomic_path, counted, patch, read_json, seed_for, write_json
 from .reports import report_name, report_text
 from ccella.exams.tables import (
     REQUIRED_COLUMNS,
@@ -268,7 +268,8 @@ def __repr__(self: Cohort) -> str:
     *sequences, last = self.sequences
     named = f"{', '.join(sequences)} and {last}" if sequences else last
     patients = self.table.patient_id.nunique()
-    return f"Cohort {self.root}: {len(self)} exams of {patients} patients, {named}, label rule {self.label_rule}"
+    held = f"{counted(len(self), 'exam')} of {counted(patients, 'patient')}"
+    return f"Cohort {self.root}: {held}, {named}, label rule {self.label_rule}"
 
 # %% ../../nbs/1_exams/11_cohort.ipynb #7fb746f0
 def _made_labels(table: pd.DataFrame, organ: Organ, label_rule: str) -> pd.arrays.IntegerArray:
@@ -420,15 +421,15 @@ def _check_enough(patients: Mapping[int, list[str]], n_exams: int, parts: Sequen
     if have >= needed:
         return
     what = f"class {label}" if label >= 0 else "unknown class"
-    found = f"{have} patient of {what}" if have == 1 else f"{have} patients of {what}"
+    found = f"{counted(have, 'patient')} of {what}"
     if have:
         exams = -(-n_exams * needed // have)
-        takes = f"at this cohort's share about {exams} exams"
+        takes = f"at this cohort's share about {counted(exams, 'exam')}"
     else:
-        takes = f"{needed} exams of that class from that many patients, beside the {n_exams} there are"
+        takes = f"{counted(needed, 'exam')} of that class from that many patients, beside the {n_exams} there are"
     each = ", ".join(parts)
     raise CcellaError(
-        f"{where}: found {found} among {n_exams} exams, expected at least {needed}, one in each of {each}; "
+        f"{where}: found {found} among {counted(n_exams, 'exam')}, expected at least {needed}, one in each of {each}; "
         f"that takes {takes}"
     )
 
@@ -696,8 +697,8 @@ def refuse_other_cohort(root: str | os.PathLike, exam_ids: Iterable[str]) -> Non
     others = sorted(written - set(exam_ids))
     if others:
         raise CcellaError(
-            f"{path}: found another cohort with {len(others)} exams that would be lost (the first is {others[0]!r}), "
-            "expected an empty folder or the same exams; choose another folder"
+            f"{path}: found another cohort with {counted(len(others), 'exam')} that would be lost "
+            f"(the first is {others[0]!r}), expected an empty folder or the same exams; choose another folder"
         )
 
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import nibabel as nib
 import numpy as np
 
-from ..core import CcellaError, FormatFault, atomic_path, remove_unfinished, seed_for
+from ..core import CcellaError, FormatFault, atomic_path, counted, remove_unfinished, seed_for
 from .cohort import Cohort
 from .formats import read_array, read_stack
 from .prepare import LEAST_COVERED, coverage, move_mask, move_volume
@@ -267,7 +267,7 @@ def _kept_ids(keys: Sequence[ExamKey]) -> dict[ExamKey, ExamIds]:
     doubled = len(ids) - len({each.exam_id for each in ids.values()})
     if doubled:
         raise CcellaError(
-            f"ids of the sources: found {doubled} exams with the id of another, expected one id an exam; "
+            f"ids of the sources: found {counted(doubled, 'exam')} with the id of another, expected one id an exam; "
             "leave out --keep-ids"
         )
     return ids
@@ -821,7 +821,7 @@ def _refuse_other_exams(out: Path, ids: Iterable[ExamIds]) -> None:
     table = out / "cohort.csv"
     if lost and table.is_file():
         raise CcellaError(
-            f"{out}: found {len(lost)} exams of an earlier import that are not among these sources "
+            f"{out}: found {counted(len(lost), 'exam')} of an earlier import that are not among these sources "
             f"(the first is {lost[0]}), expected the same sources or more; choose another folder and `ccella merge`"
         )
 

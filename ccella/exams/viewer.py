@@ -8,7 +8,7 @@ __all__ = ['Viewed', 'viewed', 'slice_beside', 'slices_figure', 'Viewer', 'view'
 # %% ../../nbs/1_exams/19_viewer.ipynb #80b4b926
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -287,5 +287,8 @@ def view(exam: object, other: object = None, size: float = 2.4) -> Viewer:
     Raises:
         CcellaError: it is none of these, or its volumes and masks lie on several grids.
     """
-    shown = [exam] if other is None else [exam, other]
-    return Viewer([viewed(one) for one in shown], size)
+    shown = [viewed(one) for one in ([exam] if other is None else [exam, other])]
+    if len(shown) > len({one.name for one in shown}):  # one report and seed, made with two settings
+        places = ("above", "below")
+        shown = [replace(one, name=f"{one.name}, {place}") for one, place in zip(shown, places)]
+    return Viewer(shown, size)

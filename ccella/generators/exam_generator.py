@@ -274,7 +274,9 @@ def doubts(self: ExamGenerator, report: str) -> list[str]:
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #a615c063
 def _text_of(generator: ExamGenerator, report: str) -> Tensor:
-    """Give a report's states. CcellaError for a model that reads none."""
+    """Give a report's states. CcellaError for a model that reads none, and for an empty report."""
+    if not report.strip():
+        raise CcellaError("report: found an empty text, expected a report; write one")
     if generator.states is None:
         raise CcellaError(f"recipe '{generator.recipe.name}': found a model without text, expected one that reads")
     return generator.states(report)[None].to(generator.device)
@@ -293,7 +295,7 @@ def class_probabilities(self: ExamGenerator, report: str, timestep: float = 0.0)
         timestep: 0 (an exam without noise, where an exam's class is read) to 1000.
 
     Raises:
-        CcellaError: the model reads no text.
+        CcellaError: the model reads no text, or the report is empty.
     """
     times = torch.tensor([timestep], device=self.device)
     _, logits = self.model.eval().read(times, Conditioning(text=_text_of(self, report)))
@@ -313,7 +315,7 @@ def words_looked_at(self: ExamGenerator, report: str, timestep: float = 500.0) -
         A row per piece, in the report's order: `piece`, and a column per block, `block 1`, …; 1 is an even share.
 
     Raises:
-        CcellaError: the model reads no text.
+        CcellaError: the model reads no text, or the report is empty.
     """
     text = _text_of(self, report)
     ids = self.encoder.tokens(report, self.recipe.text.max_length)

@@ -23,7 +23,7 @@ from diffusers import (
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core import CcellaError, generator
+from ..core import CcellaError, counted, generator
 from .trainer import autocast_on
 from ..models.ldm import Conditioning, LatentDiffusion, without_report
 from ..models.objective import flow_times, with_linear_guess
@@ -113,7 +113,7 @@ def _refuse_other_number(conditions: int, exams: int) -> None:
     """Raise CcellaError where there is not one condition an exam."""
     if conditions != exams:
         raise CcellaError(
-            f"sampling: found {conditions} conditions for {exams} exams, expected one each; give both anew"
+            f"sampling: found {conditions} conditions for {counted(exams, 'exam')}, expected one each; give both anew"
         )
 
 

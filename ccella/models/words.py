@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import CcellaError, read_json, write_json
+from ..core import CcellaError, counted, read_json, write_json
 
 # %% ../../nbs/3_models/31_words.ipynb #f8339fdf
 _WORD = re.compile(r"[^\W\d_]+")
@@ -126,13 +126,15 @@ def doubts_of(known: KnownWords | None, text: str, pieces: int) -> list[str]:
     if not words:
         found.append("no word in it")
     if words and strange > MOST_STRANGE * words:
-        found.append(f"{strange} of its {words} words stand in no report that the text encoder learned from")
+        of_all = f"{strange} of its {counted(words, 'word')}"
+        found.append(f"{of_all} stand in no report that the text encoder learned from")
     if words and pieces < known.shortest:
-        found.append(f"shorter ({pieces} pieces) than all reports that it learned from ({known.shortest} or more)")
+        length = counted(pieces, "piece")
+        found.append(f"shorter ({length}) than all reports that it learned from ({known.shortest} or more)")
     return found
 
 # %% ../../nbs/3_models/31_words.ipynb #0cd75453
-def warning_of(found: Iterable[str]) -> str:
-    """Join doubts into one line of warning; "" for none."""
+def warning_of(found: Iterable[str], report: str = "this report") -> str:
+    """Join doubts into one line of warning about a report; "" for none."""
     reasons = "; ".join(found)
-    return f"little is known of this report: {reasons}. Check its class and its picture" if reasons else ""
+    return f"little is known of {report}: {reasons}. Check its class and its picture" if reasons else ""

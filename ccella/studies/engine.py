@@ -23,7 +23,7 @@ from typing import TextIO
 import yaml
 from rich.console import Console
 
-from ..core import CcellaError, atomic_path, packaged, read_json, write_json
+from ..core import CcellaError, atomic_path, counted, packaged, read_json, write_json
 from ..exams.content import cohort_content
 from ..processes import usable_cores
 from ..recipe import Recipe
@@ -214,7 +214,7 @@ def stage_progress(run: Run, stage: str) -> str:
         return training_progress(run.model / "metrics.csv")
     exams = run.synthetic / "exams"
     if stage.startswith("generate") and exams.is_dir():
-        return f"{len(list(exams.iterdir()))} exams"
+        return counted(len(list(exams.iterdir())), "exam")
     return ""
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ...core import CcellaError, FormatFault, read_json, seed_for, walk_files
+from ...core import CcellaError, FormatFault, counted, read_json, seed_for, walk_files
 from ...exams.importing import FileSource, Found, FoundExam, ImportNote, left_out
 from ...exams.prepare import move_mask
 from ...exams.tables import read_rows
@@ -205,7 +205,8 @@ def read_picai_splits(splits: str | os.PathLike, fold: int = 0) -> dict[str, str
     patients = {part: {name.split("_")[0] for name in parts[part]} for part in ("train", "val")}
     shared = len(patients["train"] & patients["val"])
     if shared:
-        raise CcellaError(f"{path}: found {shared} patients in both parts of fold {fold}, expected none; restore it")
+        found = counted(shared, "patient")
+        raise CcellaError(f"{path}: found {found} in both parts of fold {fold}, expected none; restore it")
     return {name: part for part in ("train", "val") for name in parts[part]}
 
 # %% ../../../nbs/2_organs/prostate/29_public.ipynb #e1b7bc80
