@@ -206,7 +206,7 @@ def picture_grid(
         left: inches left of the first column, for labels.
         gap: inches between pictures.
     """
-    spacing_mm = spacing_mm or (1.0, 1.0)
+    spacing_mm = (1.0, 1.0) if spacing_mm is None else spacing_mm
     picture_height = size * exam_shape[1] * spacing_mm[1] / (exam_shape[0] * spacing_mm[0])
     step_right, step_down = size + gap, picture_height + below + gap
     width, height = left + columns * step_right, top + rows * step_down
@@ -240,7 +240,7 @@ def draw_outlines(ax: Axes, masks: Mapping[str, np.ndarray], k: int) -> None:
 # %% ../nbs/0_ground/02_figures.ipynb #4eae5f98
 def draw_slice(
     ax: Axes,
-    volume: Float[np.ndarray, "x y z"],
+    volume: Shaped[np.ndarray, "x y z"],
     k: int,
     window: tuple[float, float],
     masks: Mapping[str, np.ndarray] | None = None,

@@ -236,7 +236,7 @@ def from_report(
     Raises:
         CcellaError: the report is empty, the spacing is not known, or a setting cannot be.
     """
-    spacing_mm = spacing_mm or self.spacing_mm
+    spacing_mm = self.spacing_mm if spacing_mm is None else spacing_mm
     if spacing_mm is None:
         raise CcellaError("spacing_mm: found none, expected three numbers in mm; the recipe leaves it to the scanner")
     if isinstance(report, Path):
