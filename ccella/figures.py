@@ -18,7 +18,7 @@ from textwrap import wrap
 import matplotlib
 import numpy as np
 import seaborn as sns
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
