@@ -28,6 +28,16 @@ SAID = (
         "steering",
         ("all seeds.level", "real.level", "real.level_shuffled"),
     ),
+    (
+        "changes most where it should | {:.2f} | {:.2f}: painted twins | {:.2f}: the same findings",
+        "counterfactual",
+        ("side flipped.generated.lands", "side flipped.painted.lands", "side flipped.reworded.lands"),
+    ),
+    (
+        "share in these places | {:.2f} | {:.2f}: painted twins | {:.2f}: change spread evenly",
+        "counterfactual",
+        ("side flipped.generated.mass", "side flipped.painted.mass", "side flipped.generated.mass_even"),
+    ),
     ("trained on (AUC) | {:.2f} | –", "appraisal", ("generator.membership",)),
     ("{:.2f}: a copier", "appraisal", ("copier.membership",)),
     (
