@@ -436,6 +436,7 @@ class ClassifierConfig(Config):
     finetune_lr: float = Field(1e-5, gt=0)  # learning rate at the second institution, after a pretraining
     power: float = 2.0  # of the polynomial decay of the learning rate to the end
     gamma: float = 2.0  # of the focal loss
+    precision: Literal["fp32", "bf16"] = "fp32"  # of the training's computation; bf16 on a CPU that lacks it: fp32
     eval_every: int = Field(5, ge=1)  # epochs between two looks at the validation exams
 
 # %% ../nbs/0_ground/01_recipe.ipynb #c4dc0212
@@ -465,6 +466,7 @@ ADDED_LATER: dict[str, object] = {
     "objective.loss": "l1",
     "objective.skip": False,
     "text.precision": "fp32",
+    "classifier.precision": "fp32",
     "train.mirror": False,
     "train.splits": ["train"],
     "train.rewrites": 0,

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from ..core import CcellaError, atomic_path, read_json, seed_for, write_json
 from ..exams.prepare import Prepared
+from ..generators.trainer import autocast_on
 from .features import ConvFeatures
 from .stats import Estimate, auc, average_precision, over_patients, wilson
 from ..recipe import ClassifierConfig
@@ -308,6 +309,14 @@ def _drawn_batch(
     return moved(x.to(device), changes.to(device)), y[:, None]
 
 # %% ../../nbs/5_measures/55_classify.ipynb #7d0f2c44
+def _loss(model: nn.Module, x: Tensor, y: Tensor, config: ClassifierConfig) -> Tensor:
+    """Give the focal loss of a batch, the network computed in the recipe's precision."""
+    with autocast_on(x.device, config.precision)():
+        logits = model(x)
+    loss_of = FocalLoss(gamma=config.gamma, use_softmax=True, to_onehot_y=True)
+    return loss_of(logits.float(), y)
+
+
 def _take_step(loss: Tensor, optimiser, schedule) -> float:
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
@@ -339,7 +348,6 @@ def train_epoch(
     Returns:
         The mean loss of an exam.
     """
-    loss_of = FocalLoss(gamma=config.gamma, use_softmax=True, to_onehot_y=True)
     total = 0.0
     with torch.random.fork_rng():
         torch.manual_seed(seed_for("epoch", *keys))
@@ -347,7 +355,7 @@ def train_epoch(
         order = torch.randperm(len(exams))
         for part in order.tensor_split(batches_of(len(exams), config.batch)):
             x, y = _drawn_batch(exams, part.tolist(), keys, device)
-            total += _take_step(loss_of(model(x), y), optimiser, schedule) * len(part)
+            total += _take_step(_loss(model, x, y, config), optimiser, schedule) * len(part)
     return total / len(exams)
 
 # %% ../../nbs/5_measures/55_classify.ipynb #7f5e6de9
@@ -468,7 +476,6 @@ def train_steps(
     check_shape(config, exams[0].shape[1:])
     model.to(device)
     optimiser, schedule = _optimiser(model, config, lr, steps)
-    loss_of = FocalLoss(gamma=config.gamma, use_softmax=True, to_onehot_y=True)
     batches = _endless_batches(len(exams), config.batch, seed)
     for step in range(1, steps + 1):
         number, exams_of_step = next(batches)
@@ -476,7 +483,7 @@ def train_steps(
         model.train()
         with torch.random.fork_rng():
             torch.manual_seed(seed_for("step", seed, step))
-            loss = _take_step(loss_of(model(x), y), optimiser, schedule)
+            loss = _take_step(_loss(model, x, y, config), optimiser, schedule)
         _refuse_diverged(loss, step, lr)
         if step in stops:
             yield step

@@ -220,7 +220,8 @@ def _classify_cost(recipe: Recipe, exams: int) -> StageCost:
     """Add up three trainings of equal length."""
     classifier, config = classifier_cost(recipe), recipe.classifier
     tflop = _ARMS * config.epochs * exams * _FORWARD_AND_BACKWARD * classifier.tflop
-    held = classifier.parameters * 4 * 4 + config.batch * classifier.kept * 4
+    bytes_a_number = 4 if config.precision == "fp32" else 2
+    held = classifier.parameters * 4 * 4 + config.batch * classifier.kept * bytes_a_number
     shape = config.shape or recipe.grid.shape
     inputs = _ARMS * exams * len(recipe.sequences) * math.prod(shape) * 2
     return StageCost("classify", {"classifier": tflop}, held / 1e9, inputs / 1e9)
