@@ -166,7 +166,13 @@ def _packed(image: nib.Nifti1Image) -> bytes:
     return out.getvalue()
 
 # %% ../../nbs/1_exams/12_volumes.ipynb #709ea33f
-def nifti_bytes(array: np.ndarray, affine: np.ndarray, dtype: str = "float32", stored: str = "RAS") -> bytes:
+def nifti_bytes(
+    array: np.ndarray,
+    affine: np.ndarray,
+    dtype: str = "float32",
+    stored: str = "RAS",
+    description: str = "",
+) -> bytes:
     """Pack a volume as a gzipped NIfTI; the same volume gives the same bytes.
 
     Args:
@@ -174,6 +180,7 @@ def nifti_bytes(array: np.ndarray, affine: np.ndarray, dtype: str = "float32", s
         affine: their place in the scanner.
         dtype: float32, int16 (whole steps, see above) or uint8 (masks and small maps, exact).
         stored: how the file is to have its axes.
+        description: goes into the header, at most 80 letters of ASCII.
 
     Raises:
         CcellaError: no volume, or values that do not fit `dtype`.
@@ -197,6 +204,7 @@ def nifti_bytes(array: np.ndarray, affine: np.ndarray, dtype: str = "float32", s
     image.set_qform(affine, code="scanner")
     image.header.set_xyzt_units("mm")
     image.header.set_slope_inter(step, 0)
+    image.header["descrip"] = description.encode("ascii")
     return _packed(image)
 
 # %% ../../nbs/1_exams/12_volumes.ipynb #469129c5
@@ -234,6 +242,7 @@ def _pack_exam(
     affine: np.ndarray,
     dtypes: Mapping[str, str],
     stored: str,
+    description: str,
 ) -> dict[str, bytes]:
     """Pack an exam's volumes each as its type and its maps as uint8, all of one shape."""
     arrays = {**volumes, **maps}
@@ -247,7 +256,7 @@ def _pack_exam(
     packed = {}
     for name, array in arrays.items():
         try:
-            packed[name] = nifti_bytes(array, affine, dtypes.get(name, "uint8"), stored)
+            packed[name] = nifti_bytes(array, affine, dtypes.get(name, "uint8"), stored, description)
         except CcellaError as error:
             raise CcellaError(f"exam {exam_id}, {error}") from None
     return packed
@@ -286,6 +295,7 @@ def write_exam(
     dtype: str | Mapping[str, str] = "int16",
     stored: str = "RAS",
     masks: Mapping[str, np.ndarray] | None = None,
+    description: str = "",
 ) -> dict[str, str]:
     """Write the files of an exam and give its row's cells: exam_id and relative paths.
 
@@ -300,6 +310,7 @@ def write_exam(
         dtype: of the volumes on disk, as `nifti_bytes` has it; one for all, or by sequence.
         stored: how the files are to have their axes.
         masks: further whole-number maps by the name of their column, such as lesions and zones.
+        description: goes into each file's header, at most 80 letters of ASCII.
 
     Raises:
         CcellaError: shapes differ or a volume cannot be written; nothing was written then.
@@ -308,7 +319,8 @@ def write_exam(
     maps = {name: content for name, content in truth.items() if isinstance(content, np.ndarray)}
     glands = {} if gland is None else {"gland": gland}
     dtypes = dict.fromkeys(volumes, dtype) if isinstance(dtype, str) else dtype
-    packed = _pack_exam(exam_id, volumes, {**glands, **dict(masks or {}), **maps}, affine, dtypes, stored)
+    all_maps = {**glands, **dict(masks or {}), **maps}
+    packed = _pack_exam(exam_id, volumes, all_maps, affine, dtypes, stored, description)
     row = {"exam_id": exam_id, **_write_packed(root, folder, packed, maps)}
     if report is not None:
         row["report"] = (folder / "report.txt").as_posix()

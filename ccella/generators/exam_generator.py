@@ -27,7 +27,7 @@ from .trainer import autocast_on
 from ..models.adapter import attention_on_text
 from ..models.autoencoder import SHIPPED_AUTOENCODER, Vae, decode_exam, load_vae
 from ..models.ldm import SHIPPED_GENERATOR, Conditioning, LatentDiffusion, load_model
-from ..models.text import SHIPPED_TEXT, TextEncoder, encoder_of
+from ..models.text import SHIPPED_TEXT, TextEncoder, encoder_of, tokens_lost
 from ..models.words import KnownWords, doubts_of, read_known_words
 from ..organs.prostate.scanner import FIELD_OF_VIEW_MM
 from ..processes import device_of
@@ -269,8 +269,9 @@ def doubts(self: ExamGenerator, report: str) -> list[str]:
     """
     if self.encoder is None or not report.strip():
         return []
-    pieces = len(self.encoder.tokens(report, self.recipe.text.max_length))
-    return doubts_of(self.known_words, report, pieces)
+    longest = self.recipe.text.max_length
+    pieces = len(self.encoder.tokens(report, longest))
+    return doubts_of(self.known_words, report, pieces, tokens_lost(self.encoder.tokenizer, report, longest))
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #a615c063
 def _text_of(generator: ExamGenerator, report: str) -> Tensor:

@@ -314,7 +314,8 @@ def _row_of(exam: SyntheticExam, files: Mapping[str, str]) -> dict:
 
 def _write_exam(exam: SyntheticExam, out: Path) -> dict:
     """Write the files of an exam; give its row."""
-    files = write_exam(out, exam.exam_id, exam.volumes, exam.affine, report=exam.report or None)
+    report, said = exam.report or None, f"synthetic: made by ccella from a report, seed {exam.seed}"
+    files = write_exam(out, exam.exam_id, exam.volumes, exam.affine, report=report, description=said)
     return _row_of(exam, files)
 
 # %% ../../nbs/4_generators/45_generate.ipynb #2d4d6419

@@ -108,21 +108,22 @@ def strange_words(known: KnownWords, text: str) -> list[tuple[int, int]]:
 MOST_STRANGE = 0.2  # share of a report's words
 
 
-def doubts_of(known: KnownWords | None, text: str, pieces: int) -> list[str]:
+def doubts_of(known: KnownWords | None, text: str, pieces: int, lost: int = 0) -> list[str]:
     """Say why what is read from a report deserves doubt.
 
     Args:
-        known: of the encoder; None where it keeps no list, and nothing is said.
+        known: of the encoder; None where it keeps no list, and nothing is said of words.
         text: the report.
-        pieces: of the report, as the encoder parts it.
+        pieces: of the report that the encoder reads.
+        lost: pieces at its beginning that are not read.
 
     Returns:
         A line for each reason; none for a report like those of the training.
     """
+    found = [f"its first {counted(lost, 'piece')} are not read, only the last {pieces}"] if lost else []
     if known is None:
-        return []
+        return found
     words, strange = len(word_spans(text)), len(strange_words(known, text))
-    found = []
     if not words:
         found.append("no word in it")
     if words and strange > MOST_STRANGE * words:
