@@ -29,7 +29,6 @@ from ..measures import agreement
 from ccella.measures.classify import (
     LabelledVolumes,
     build_classifier,
-    classifier_input,
     predict,
     scores,
     train_classifier,
@@ -38,6 +37,7 @@ from ..measures.metrics import fid, kid
 from ..measures.published import named_feature_network
 from ..measures.sets import Tables, features_of, set_distance, volumes_of
 from ..measures.stats import Estimate, ceiling_auc, over_patients
+from ..measures.stored import stored_phantoms
 from ..models.autoencoder import load_vae
 from ..models.ldm import Conditioning, LatentDiffusion, load_model
 from ..models.text import TextCache, collate
@@ -432,11 +432,15 @@ def _with_labels(stage: Stage, exams: Iterable[Exam]) -> LabelledSet:
 
 
 def _test_phantoms(stage: Stage, institution: int) -> TestSet:
-    n, seed = stage.parameters.test, stage.seed("test")
-    volumes, labels = [], []
-    for exam, label in fresh_phantoms(stage.recipe, seed, n, institution):
-        volumes.append(classifier_input(exam, stage.recipe.classifier))
-        labels.append(label)
+    """Give phantoms that nothing has seen, kept in a file, since there may be thousands."""
+    n, labels = stage.parameters.test, []
+
+    def unlabelled() -> Iterator[Prepared]:
+        for exam, label in fresh_phantoms(stage.recipe, stage.seed("test"), n, institution):
+            labels.append(label)
+            yield exam
+
+    volumes = stored_phantoms(unlabelled(), n, stage.recipe, stage.run.cache)
     return volumes, labels, phantom_patients(n)
 
 
