@@ -164,7 +164,7 @@ class StoredVolumes:
 
 # %% ../../nbs/5_measures/59_stored.ipynb #ad5e87ad
 def _unnamed_file(folder: Path | None) -> BinaryIO:
-    return tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - open for as long as its exams are read
+    return tempfile.TemporaryFile(dir=folder)  # open for as long as its exams are read
 
 
 def stored_inputs(exams: Sequence[Exam], recipe: Recipe, folder: Path | None = None, workers: int = 1) -> StoredVolumes:
