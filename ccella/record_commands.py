@@ -94,7 +94,8 @@ def rerun_command(
     """Run a record's notebook again and compare each figure with the stored one, by the tolerance the record states.
 
     Ends with 1 where a figure does not hold, is not stored, or none was compared. What takes a long training to make
-    is not made: the record says what it needs, and the command for it, before anything starts. Records are in a checkout only.
+    is not made: the record says what it needs, and the command for it, before anything starts.
+    Records are in a checkout only.
     """
     from ccella.studies import records
 

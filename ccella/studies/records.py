@@ -82,6 +82,17 @@ _PLACES = {  # where records note what a row of the head says, the first that is
     "weights": ("provenance.weights", "sha256", "fingerprint"),
 }
 
+_FILES = {  # part and sha256 of its file, by the hash over several files that the record of its training holds
+    "4750be9467051b65671c001a3640e68815efe64566ffe795238ddeed8724690e": (
+        "text",
+        "8d7ad21332d57f11377ba3469f72f23e0547eefea1e145921c59465cb1af3915",
+    ),
+    "662dc7c5144a34e9066f890f202f805d8f45b69eb843698df245cc58b362e843": (
+        "vae",
+        "4fc47f59fec63605a344ec828a14c2ea770030e5ab3dd6e31d9eef3b71b96950",
+    ),
+}
+
 
 def _at(figures: Mapping, key: str) -> object:
     """Give what stands at a dotted key.
@@ -99,7 +110,9 @@ def _noted(figures: Mapping, what: str) -> object:
             found = _at(figures, place)
         except KeyError:
             continue
-        return {place: found} if what == "weights" and "." not in place else found
+        if what == "weights" and "." not in place:
+            return dict([_FILES.get(found, (place, found))])
+        return found
     return NOT_RECORDED
 
 
