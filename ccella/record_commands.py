@@ -52,11 +52,13 @@ def _number_text(value: object) -> str:
 
 
 def _show_compared(title: str, compared: Sequence, quick: bool) -> list[str]:
-    """Print figures side by side, of a short version those that it is held to; give the names that do not hold."""
+    """Print figures side by side, of a short version those that it is held to and new ones; name what fails."""
+    from ccella.studies.records import ABSENT
+
     lines = result_table(title, "figure", "stored", "found", "tolerance", "holds", right=1)
     skipped = [one.key for one in compared if one.holds is None]
     for one in compared:
-        if quick and one.holds is None:
+        if quick and one.holds is None and one.stored != ABSENT:
             continue
         tolerance = "–" if one.tolerance is None else f"{one.tolerance:g}"
         lines.add_row(one.key, _number_text(one.stored), _number_text(one.found), tolerance, _MARKS[one.holds])
@@ -67,7 +69,9 @@ def _show_compared(title: str, compared: Sequence, quick: bool) -> list[str]:
     if quick:
         groups = dict.fromkeys(key.partition(".")[0] for key in skipped)
         print(f"Not compared, since they depend on size: figures of {', '.join(groups)}.")
-    print(f"{count} hold, {len(skipped)} not compared, {len(apart)} do not hold{named}")
+    print(f"{count + len(apart)} of {len(compared)} figures compared: {count} hold, {len(apart)} do not hold{named}")
+    if not count:
+        print("No figure holds." if apart else "Nothing was compared: this run says nothing of the stored figures.")
     return apart
 
 # %% ../nbs/7_cli/73_record_commands.ipynb #73ec0014
@@ -89,8 +93,9 @@ def rerun_command(
 ) -> None:
     """Run a record's notebook again and compare each figure with the stored one, by the tolerance the record states.
 
-    Ends with 1 where a figure does not hold. What takes a long training to make is not made: the record says what it
-    needs, and the command for it, before anything starts. Records are in a checkout only.
+    Ends with 1 where a figure does not hold, is not stored, or none was compared. What takes a long training to make
+    is not made: the record says what it needs, and the command for it, before anything starts.
+    Records are in a checkout only.
     """
     from ccella.studies import records
 
@@ -102,9 +107,12 @@ def rerun_command(
     place = out or record.parents[2] / "runs" / "rerun" / name
     found = _run_again(record, place, stated.quick if quick else {})
     title = f"{name}, its short version" if quick else name
-    apart = _show_compared(title, records.compare_figures(stored, found, stated, quick), quick)
+    if other := records.weights_apart(stored, found):
+        print(other)
+    compared = records.compare_figures(stored, found, stated, quick)
+    apart = _show_compared(title, compared, quick)
     for difference in records.differences_behind(stored, found):
         print(f"behind them: {difference}")
     print(f"open {place / record.name}")
-    if apart:
+    if apart or not any(one.holds for one in compared):
         raise typer.Exit(1)

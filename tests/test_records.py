@@ -13,7 +13,9 @@ import pytest
 from runs import ccella
 
 from ccella import record_commands
-from ccella.core import CcellaError, read_json
+from ccella.core import CcellaError, packaged, read_json, sha256
+from ccella.models.autoencoder import load_vae
+from ccella.models.text import load_text_encoder
 from ccella.studies import records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +32,12 @@ LACKS = {  # what older records do not tell of what produced them; may only shri
     "import": ["recipe", "seeds", "weights"],
     "steering": EVERYTHING,
 }
+TO_MEASURE_AGAIN = {  # what records hold that is not as it is said to be; may only shrink
+    "printed": ["steering"],  # outputs are of an earlier run than the figures
+    "shipped": ["train_vae"],  # its judge is the feature network before the present one
+    "loose": ["steering"],  # a tolerance over a fifth
+}
+PRINTED = re.compile(r"(-?\d+(?:\.\d+)?(?:e-?\d+)?) \[(-?\d+(?:\.\d+)?(?:e-?\d+)?), (-?\d+(?:\.\d+)?(?:e-?\d+)?)\]")
 MADE_ON_PURPOSE = re.compile(r"runs/(parts|phantom|ablation|adapt|augment)\b")
 
 
@@ -84,6 +92,83 @@ def test_a_record_states_how_it_is_run_again(name):
     assert all(MADE_ON_PURPOSE.search(file) for file in stated.needs)
 
 
+def shown_text(output: nbformat.NotebookNode) -> str:
+    """What an output shows in words."""
+    texts = [output.get("text", ""), *(output.get("data", {}).get(kind, "") for kind in ("text/plain", "text/html"))]
+    return "\n".join(texts)
+
+
+def is_printed_of(text: str, value: float) -> bool:
+    """Say whether a printed number is a figure, rounded to as many places."""
+    mantissa, _, power = text.partition("e")
+    places = len(mantissa.partition(".")[2]) - int(power or 0)
+    return abs(float(text) - value) <= 0.501 * 10.0**-places
+
+
+def not_stored(path: Path) -> list[str]:
+    """Give the estimates that a record prints and does not hold."""
+    figures = dict(records.single_figures(records.stored_figures(path)))
+    names = [key.removesuffix("value") for key in figures if key.endswith("value") and f"{key[:-5]}low" in figures]
+    estimates = [[figures[f"{name}{part}"] for part in ("value", "low", "high")] for name in names]
+    outputs = [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
+    printed = {found.groups() for output in outputs for found in PRINTED.finditer(shown_text(output))}
+    return [said for said in printed if not any(all(map(is_printed_of, said, one)) for one in estimates)]
+
+
+def test_what_a_record_prints_stands_in_its_figures():
+    """Every estimate in an output, `value [low, high]`, is a stored one, but for records to be measured again."""
+    assert [name for name, path in RECORDS.items() if not_stored(path)] == TO_MEASURE_AGAIN["printed"]
+
+
+def is_loose(path: Path) -> bool:
+    """Say whether a record states a tolerance over a fifth."""
+    stated = records.read_rerun(path)
+    allowed = [*stated.tolerance.values(), *stated.quick_tolerance.values()]
+    return any(one > 0.2 for one in allowed if one is not None)
+
+
+def test_no_tolerance_is_over_a_fifth():
+    assert [name for name, path in RECORDS.items() if is_loose(path)] == TO_MEASURE_AGAIN["loose"]
+
+
+def names_other_weights(path: Path) -> bool:
+    """Say whether a record of what ships holds a hash that is not of what ships."""
+    if records.read_rerun(path).former:
+        return False
+    figures = records.stored_figures(path)
+    held = dict(figures.get("provenance", {}).get("weights", {}))
+    if "judge" in figures:
+        held["features"] = figures["judge"]["sha256"]
+    shipped = {part: sha256(packaged("weights", part, "model.safetensors")) for part in held if is_shipped(part)}
+    return any(held[part] != one for part, one in shipped.items())
+
+
+def is_shipped(part: str) -> bool:
+    return packaged("weights", part, "model.safetensors").is_file()
+
+
+def test_weights_called_shipped_are_those_that_ship():
+    """Hashes of parts among what produced a record, its judge's, and what the records of trainings made."""
+    assert [name for name, path in RECORDS.items() if names_other_weights(path)] == TO_MEASURE_AGAIN["shipped"]
+    made = {name: records.stored_figures(RECORDS[f"train_{name}"]) for name in ("text", "vae", "features")}
+    assert made["features"]["sha256"] == sha256(packaged("weights", "features", "model.safetensors"))
+    assert made["text"]["sha256"] == load_text_encoder("shipped").sha
+    assert made["vae"]["fingerprint"] == load_vae("shipped").fingerprint()
+    for part in ("text", "vae"):
+        held = sha256(packaged("weights", part, "model.safetensors"))
+        assert records.record_facts(made[part])["weights"] == f"{part} {held}"
+
+
+def test_a_hand_edited_or_missing_figure_fails():
+    """A stored figure removed, and one altered by a tenth of a small value, are found by name."""
+    stored = {"kid": 0.026, "auc": 0.9}
+    stated = records.Rerun({"*": 0.05})
+    apart = [one.key for one in records.compare_figures({"kid": 0.026}, stored, stated) if one.holds is False]
+    assert apart == ["auc"]
+    apart = [one.key for one in records.compare_figures({**stored, "kid": 0.029}, stored, stated) if not one.holds]
+    assert apart == ["kid"]
+
+
 def test_the_page_names_the_records_of_former_parts():
     page = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
     (said,) = re.findall(r"^Outputs and numbers.*", page, re.MULTILINE)
@@ -112,6 +197,7 @@ def test_a_record_comes_out_again_and_an_altered_figure_is_found(name, key, valu
     ended = ccella("rerun", name, quick=True, out=tmp_path / "again")
     assert ended.code == 0, ended
     assert " 0 do not hold\n" in ended.out
+    assert re.search(r"^\d+ of \d+ figures compared: ", ended.out, re.MULTILINE)
     assert "Not compared, since they depend on size: figures of " in ended.out
     assert (tmp_path / "again" / f"{name}.ipynb").is_file()
 
