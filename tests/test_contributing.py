@@ -99,7 +99,7 @@ def test_files_that_are_named_are_there(name):
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_every_command_is_one_of_the_command_line(name):
-    """In blocks and in backticks; in a list, further names go without the first word (`check`, `describe`)."""
+    """In blocks and in backticks, with the options that are named."""
     text = (ROOT / name).read_text(encoding="utf-8")
     called = commands_of(text)
     for words in QUOTED.findall(prose_of(text)):
