@@ -36,6 +36,28 @@ def chromium():
         opened.close()
 
 
+def listen(page, noise: tuple[str, ...] = ()) -> list[str]:
+    """Collect what goes wrong on a page from now on: errors of its console and scripts, and those of its kernels.
+
+    An exception in a widget's callback is shown nowhere on the page; it is a message of the kernel's.
+    """
+    wrong = []
+
+    def note(said: str) -> None:
+        if not any(words in said for words in noise):
+            wrong.append(said)
+
+    def read(frame: str | bytes) -> None:
+        text = frame if isinstance(frame, str) else frame.decode(errors="replace")
+        if '"ename"' in text:
+            note(text[text.rindex('"ename"') :])
+
+    page.on("console", lambda said: note(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: note(str(error)))
+    page.on("websocket", lambda socket: socket.on("framereceived", read))
+    return wrong
+
+
 def folder_of_shots(tmp_path_factory, name: str) -> Path:
     """Give the folder of a test file's screenshots: in the one that SHOTS names, else among pytest's own."""
     named = os.environ.get("SHOTS")

@@ -1,17 +1,22 @@
 """The files about the project: examples of CONTRIBUTING.md run in a copy of the checkout; citation and changelog."""
 
+import configparser
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import click
 import nbformat
 import pytest
 import yaml
+from test_howto import QUOTED, commands_of, find_command, options_of, prose_of
 
 import ccella
+from ccella.studies.records import read_rerun
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -21,6 +26,7 @@ BLOCK = re.compile(
 NOTEBOOK = re.compile(r"In `(?P<path>nbs/\S+\.ipynb)`, as `(?P<module>[\w.]+)`:$")
 FILE = re.compile(r"In `(?P<path>ccella/\S+\.yaml)`:$")
 MOST_LINES = 21  # of an example: ten of code, imports and blank lines apart
+LICENCES = {"Apache-2.0": "apache2"}  # as settings.ini spells it
 LEFT = ("records", "tutorials", "runs", "_docs", "__pycache__", ".git", ".venv", ".pytest_cache", ".hypothesis")
 EXAMPLES = [(found["before"], found["language"], found["code"]) for found in BLOCK.finditer(GUIDE)]
 
@@ -91,6 +97,34 @@ def test_files_that_are_named_are_there(name):
     assert not re.findall(r"\]\((?!https://)([^)]+)\)", text)
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_every_command_is_one_of_the_command_line(name):
+    """In blocks and in backticks, with the options that are named."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    called = commands_of(text)
+    for words in QUOTED.findall(prose_of(text)):
+        if words.startswith("ccella "):
+            called.append(words.split()[1:])
+    assert len(called) >= 1
+    for words in called:
+        command, _, rest = find_command(words)
+        given = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert given <= options_of(command), words
+
+
+def test_a_command_that_is_none_is_found():
+    for words in (["generat"], ["import", "dicomm"]):
+        with pytest.raises((AssertionError, click.UsageError)):
+            find_command(words)
+
+
+def test_the_changelog_names_the_records_of_former_parts():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    (said,) = re.findall(r"The records [^.]* generator before\.", text)
+    records = (ROOT / "nbs" / "records").glob("[!._]*.ipynb")
+    assert set(re.findall(r"`(\w+)`", said)) == {path.stem for path in records if read_rerun(path).former}
+
+
 def test_the_changelog_tells_of_the_version_that_stands():
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
@@ -105,6 +139,16 @@ def test_the_citation_agrees_with_package_and_readme():
     assert {"authors", "cff-version", "message", "title"} <= cited.keys()
     assert cited["cff-version"] == "1.2.0"
     assert cited["version"] == ccella.__version__
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    package = settings["DEFAULT"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    claim, _, _ = package["description"].partition(":")
+    assert cited["title"].lower() == f"{package['title']}: {claim}".lower()
+    assert cited["license"] == project["license"]
+    assert LICENCES[cited["license"]] == package["license"]
+    assert package["title"] == project["name"]
+    assert "version" in project["dynamic"]
     readme = re.sub(r"[{}]", "", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(cited["references"]) == 2
     for paper in cited["references"]:

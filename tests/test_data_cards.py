@@ -1,10 +1,11 @@
-"""Every number of a card is the record's own. `python tests/test_data_cards.py` fills the cards in from the records."""
+"""Every number of a card is the record's own. Filled in by `PYTHONPATH=docs python tests/test_data_cards.py`."""
 
 import json
 import re
 from pathlib import Path
 
 import pytest
+from site_figures import in_digits
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "nbs" / "records"
@@ -17,8 +18,8 @@ ROW = re.compile(r"^\| (?!figure \|)(.+?) \| (.+?) \|$", re.MULTILINE)
 def said(figure) -> str:
     """A figure as a card writes it: a number, or an estimate with its interval and n."""
     if isinstance(figure, dict):
-        interval = f"[{figure['low']:.3f}, {figure['high']:.3f}]"
-        return f"{figure['value']:.3f} {interval}, n = {figure['n']}"
+        value, low, high = (in_digits(figure[part], ".3f") for part in ("value", "low", "high"))
+        return f"{value} [{low}, {high}], n = {figure['n']}"
     if isinstance(figure, float):
         return f"{figure:g}"
     return str(figure)
@@ -63,7 +64,7 @@ def test_a_card_says_what_its_record_says(card):
     """A number typed by hand, or a record made anew, would part a card from its record."""
     text = card.read_text()
     assert TABLE.search(text) or PUBLISHED.search(text), "a card without figures is a claim"
-    assert text == filled(text), "run: python tests/test_data_cards.py"
+    assert text == filled(text), "run: PYTHONPATH=docs python tests/test_data_cards.py"
 
 
 if __name__ == "__main__":
