@@ -17,7 +17,6 @@ NO_FIGURES = ("CC BY-NC 4.0", "10.1186/s13244", "arXiv 2506.10230", "arXiv 2507.
 OLD = {  # what older texts say beside their records; may only shrink
     "adapt.ipynb": ["6.25", "12.5"],  # the shares of exams that its design names
     "augment.ipynb": ["74%"],  # the paper's
-    "head.ipynb": ["0.86"],  # 0.8658, cut off
 }
 
 
