@@ -51,24 +51,16 @@ def _number_text(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)[:24]
 
 
-def _show_compared(title: str, compared: Sequence, quick: bool) -> list[str]:
-    """Print figures side by side, of a short version those that it is held to and new ones; name what fails."""
-    from ccella.studies.records import ABSENT
-
+def _show_compared(title: str, compared: Sequence) -> list[str]:
+    """Print figures side by side; name what fails."""
     lines = result_table(title, "figure", "stored", "found", "tolerance", "holds", right=1)
-    skipped = [one.key for one in compared if one.holds is None]
     for one in compared:
-        if quick and one.holds is None and one.stored != ABSENT:
-            continue
         tolerance = "–" if one.tolerance is None else f"{one.tolerance:g}"
         lines.add_row(one.key, _number_text(one.stored), _number_text(one.found), tolerance, _MARKS[one.holds])
     console().print(lines)
     apart = [one.key for one in compared if one.holds is False]
     count = sum(one.holds is True for one in compared)
     named = f": {', '.join(apart)}" if apart else ""
-    if quick:
-        groups = dict.fromkeys(key.partition(".")[0] for key in skipped)
-        print(f"Not compared, since they depend on size: figures of {', '.join(groups)}.")
     print(f"{count + len(apart)} of {len(compared)} figures compared: {count} hold, {len(apart)} do not hold{named}")
     if not count:
         print("No figure holds." if apart else "Nothing was compared: this run says nothing of the stored figures.")
@@ -79,13 +71,13 @@ def _show_compared(title: str, compared: Sequence, quick: bool) -> list[str]:
     "rerun",
     RUNS_PANEL,
     "ccella rerun head  run nbs/records/head.ipynb again and compare every figure",
-    "ccella rerun head --quick  its short version, held to what does not depend on size",
+    "ccella rerun head --quick  its short version, held to what that gave before",
     "ccella rerun head > head.txt  keep the table; the exit code is 1 where a figure does not hold",
 )
 def rerun_command(
     name: Annotated[str, typer.Argument(metavar="RECORD", help="Its name in nbs/records.")],
     quick: Annotated[
-        bool, typer.Option("--quick", help="Its short version, where it states one; of its figures only some compare.")
+        bool, typer.Option("--quick", help="Its short version, where it states one.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", show_default="runs/rerun/RECORD", help="Folder to write, emptied.")
@@ -100,8 +92,9 @@ def rerun_command(
     from ccella.studies import records
 
     record = records.record_named(name)
-    stated, stored = records.read_rerun(record), records.stored_figures(record)
+    stated = records.read_rerun(record)
     records.refuse_rerun(record, stated, quick)
+    stored = records.stored_figures(record, quick)
     if stated.former:
         print(f"The stored figures need not come out again: {stated.former}.")
     place = out or record.parents[2] / "runs" / "rerun" / name
@@ -109,8 +102,8 @@ def rerun_command(
     title = f"{name}, its short version" if quick else name
     if other := records.weights_apart(stored, found):
         print(other)
-    compared = records.compare_figures(stored, found, stated, quick)
-    apart = _show_compared(title, compared, quick)
+    compared = records.compare_figures(stored, found, stated)
+    apart = _show_compared(title, compared)
     for difference in records.differences_behind(stored, found):
         print(f"behind them: {difference}")
     print(f"open {place / record.name}")

@@ -179,9 +179,9 @@ def record_named(name: str) -> Path:
     return found[name]
 
 
-def stored_figures(record: Path) -> dict:
-    """Read the figures beside a record's notebook."""
-    return read_json(record.with_suffix(".metrics.json"))
+def stored_figures(record: Path, quick: bool = False) -> dict:
+    """Read the figures beside a record's notebook, or those of its short version."""
+    return read_json(record.with_suffix(".quick.json" if quick else ".metrics.json"))
 
 
 def record_head(name: str) -> Markdown:
@@ -201,7 +201,6 @@ class Rerun:
 
     tolerance: dict[str, float | None] = field(default_factory=dict)
     quick: dict = field(default_factory=dict)
-    quick_tolerance: dict[str, float] = field(default_factory=dict)
     needs: dict[str, str] = field(default_factory=dict)
     former: str = ""
 
@@ -246,6 +245,11 @@ def refuse_rerun(record: Path, stated: Rerun, quick: bool) -> None:
     """
     if quick and not stated.quick:
         raise CcellaError(f"record {record.stem}: found no short version stated in it; run it without --quick")
+    if quick and not record.with_suffix(".quick.json").is_file():
+        raise CcellaError(
+            f"record {record.stem}: found no {record.stem}.quick.json, expected the figures of its short version; "
+            "run it without --quick"
+        )
     for file, command in stated.needs.items():
         if not (record.parent / file).exists():
             missing = file.replace("../", "")
@@ -309,12 +313,12 @@ def _is_near(stored: object, found: object, tolerance: float, half_width: float 
 ABSENT = "–"  # of a figure that is not there
 
 
-def _fitting(key: str, tolerances: Mapping[str, float | None], otherwise: float | None) -> float | None:
-    """Give the first tolerance whose pattern fits a key."""
-    return next((allowed for pattern, allowed in tolerances.items() if fnmatchcase(key, pattern)), otherwise)
+def _fitting(key: str, tolerances: Mapping[str, float | None]) -> float | None:
+    """Give the first tolerance whose pattern fits a key; 0 where none does."""
+    return next((allowed for pattern, allowed in tolerances.items() if fnmatchcase(key, pattern)), 0.0)
 
 
-def compare_figures(stored: Mapping, found: Mapping, stated: Rerun, quick: bool = False) -> list[Compared]:
+def compare_figures(stored: Mapping, found: Mapping, stated: Rerun) -> list[Compared]:
     """Compare figures that came out again with the stored ones, each by its tolerance.
 
     What produced them is left out. A figure that did not come out does not hold, nor does one that is not stored.
@@ -323,15 +327,13 @@ def compare_figures(stored: Mapping, found: Mapping, stated: Rerun, quick: bool 
         stored: figures.
         found: figures that came out again.
         stated: their tolerances.
-        quick: whether they are of the short version, of which only what it states is compared.
     """
     old, new = dict(single_figures(stored)), dict(single_figures(found))
-    tolerances, otherwise = (stated.quick_tolerance, None) if quick else (stated.tolerance, 0.0)
     compared = []
     for key in dict.fromkeys([*old, *new]):
         if key.startswith("provenance."):
             continue
-        allowed = _fitting(key, tolerances, otherwise)
+        allowed = _fitting(key, stated.tolerance)
         holds = None
         if allowed is not None:
             both = key in old and key in new
