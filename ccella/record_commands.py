@@ -76,9 +76,7 @@ def _show_compared(title: str, compared: Sequence) -> list[str]:
 )
 def rerun_command(
     name: Annotated[str, typer.Argument(metavar="RECORD", help="Its name in nbs/records.")],
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Its short version, where it states one.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Its short version, where it states one.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", show_default="runs/rerun/RECORD", help="Folder to write, emptied.")
     ] = None,
@@ -106,6 +104,8 @@ def rerun_command(
     apart = _show_compared(title, compared)
     for difference in records.differences_behind(stored, found):
         print(f"behind them: {difference}")
+    if not stored:
+        print(f"no figures of its short version are stored: keep {place}/made/metrics.json as {name}.quick.json")
     print(f"open {place / record.name}")
     if apart or not any(one.holds for one in compared):
         raise typer.Exit(1)

@@ -35,6 +35,9 @@ COMPARED = (
     "| {{steering[real.side_shuffled]}}: shuffled reports |",
     "level that the report names | {{steering[all seeds.level]}} | {{steering[real.level]}} "
     "| {{steering[real.level_shuffled]}}: shuffled reports |",
+    "larger than reported, by mm | {{steering[all seeds.size_mm_too_large]:.1f}} "
+    "| {{steering[real.size_mm_too_large]:.1f}} "
+    "| {{steering[after the autoencoder.size_mm_too_large]:.1f}}: real ones after the autoencoder |",
     "changes most where it should | {{counterfactual[side flipped.generated.lands]}} "
     "| {{counterfactual[side flipped.painted.lands]}}: painted twins "
     "| {{counterfactual[side flipped.reworded.lands]}}: the same findings in other words |",

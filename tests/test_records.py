@@ -30,12 +30,11 @@ LACKS = {  # what older records do not tell of what produced them; may only shri
     "faithful": ["recipe", "seeds", "weights"],
     "full_size": ["recipe", "seeds", "weights"],
     "import": ["recipe", "seeds", "weights"],
-    "steering": EVERYTHING,
 }
 TO_MEASURE_AGAIN = {  # what records hold that is not as it is said to be; may only shrink
-    "printed": ["steering"],  # outputs are of an earlier run than the figures
+    "printed": [],  # outputs are of an earlier run than the figures
     "shipped": ["train_vae"],  # its judge is the feature network before the present one
-    "loose": ["steering"],  # a tolerance over a fifth
+    "loose": [],  # a tolerance over a fifth
 }
 PRINTED = re.compile(r"(-?\d+(?:\.\d+)?(?:e-?\d+)?) \[(-?\d+(?:\.\d+)?(?:e-?\d+)?), (-?\d+(?:\.\d+)?(?:e-?\d+)?)\]")
 MADE_ON_PURPOSE = re.compile(r"runs/(parts|phantom|ablation|adapt|augment)\b")
@@ -188,9 +187,7 @@ def altered(record: Path, folder: Path, key: str, value: float) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "key", "value"), [("head", "pirads.seed 0", 0.9), ("faithful", "mirrored.side", 0.9)]
-)
+@pytest.mark.parametrize(("name", "key", "value"), [("head", "pirads.seed 0", 0.9), ("faithful", "mirrored.side", 0.9)])
 def test_a_record_comes_out_again_and_an_altered_figure_is_found(name, key, value, tmp_path, monkeypatch):
     """The short version of a record holds; with a stored figure changed the command ends with 1 and names it."""
     ended = ccella("rerun", name, quick=True, out=tmp_path / "again")

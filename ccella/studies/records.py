@@ -180,8 +180,9 @@ def record_named(name: str) -> Path:
 
 
 def stored_figures(record: Path, quick: bool = False) -> dict:
-    """Read the figures beside a record's notebook, or those of its short version."""
-    return read_json(record.with_suffix(".quick.json" if quick else ".metrics.json"))
+    """Read the figures beside a record's notebook, or those of its short version, of which a new record has none."""
+    file = record.with_suffix(".quick.json" if quick else ".metrics.json")
+    return {} if quick and not file.is_file() else read_json(file)
 
 
 def record_head(name: str) -> Markdown:
@@ -245,11 +246,6 @@ def refuse_rerun(record: Path, stated: Rerun, quick: bool) -> None:
     """
     if quick and not stated.quick:
         raise CcellaError(f"record {record.stem}: found no short version stated in it; run it without --quick")
-    if quick and not record.with_suffix(".quick.json").is_file():
-        raise CcellaError(
-            f"record {record.stem}: found no {record.stem}.quick.json, expected the figures of its short version; "
-            "run it without --quick"
-        )
     for file, command in stated.needs.items():
         if not (record.parent / file).exists():
             missing = file.replace("../", "")
