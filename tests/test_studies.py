@@ -294,20 +294,26 @@ def test_a_killed_study_resumes_with_nothing_lost_and_nothing_done_twice(tmp_pat
 
 @pytest.mark.slow
 def test_every_arm_is_trained_for_equal_steps(tmp_path, asked, monkeypatch):
-    """The optimiser's steps are counted: on a quarter of institution 2 as many as on all of institution 1."""
+    """The optimiser's steps are counted: on a quarter of institution 2 as many as on all of institution 1.
+
+    A choice takes them all for each rate. A trial takes them up to the length that was chosen, and learns as if it had
+    taken all.
+    """
     run = begin(Run(tmp_path / "steps"), asked | {"fractions": [0.25], "label_rules": ["pirads", "histology"]})
     p = adaptation_request(run)
     taken, step = [], torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *given: taken.append(0) or step(self, *given))
-    counts, sizes = {}, {}
+    counts, found = {}, {}
     for name in [*choices(p), *trainings(p)]:
         taken.clear()
-        found = choose_settings(run, name) if name in choices(p) else run_training(run, name)
-        counts[name] = len(taken) // (len(p.lr_factors) if name in choices(p) else 1)
-        sizes[name] = found["exams"]
+        found[name] = choose_settings(run, name) if name in choices(p) else run_training(run, name)
+        counts[name] = len(taken)
+    sizes = [one["exams"] for one in found.values()]
     assert len(counts) == 2 * 2 * (2 + 3)
-    assert min(sizes.values()) < 12 < 36 < max(sizes.values())
-    assert set(counts.values()) == {4}, counts
+    assert min(sizes) < 12 < 36 < max(sizes)
+    assert {one["steps"] for one in found.values()} == {4}
+    assert {counts[name] for name in choices(p)} == {4 * len(p.lr_factors)}, counts
+    assert {name: counts[name] for name in trainings(p)} == {name: found[name]["length"] for name in trainings(p)}
 
 
 @pytest.mark.slow

@@ -374,13 +374,11 @@ def _write_predictions(file: Path, table: pd.DataFrame, p: np.ndarray, labels: S
 
 
 def _trained(run: Run, t: Training, train: LabelledVolumes, choice: Mapping, device: str) -> nn.Module:
-    """Take all steps, and give the classifier as it was at the arm's length."""
+    """Give the classifier at the arm's length, its learning rate falling over all steps; those after are not taken."""
     config = run.recipe().classifier
     model = _initial_classifier(run, t, config)
-    kept = None
-    for _ in train_steps(model, train, config, choice["lr"], choice["steps"], [choice["length"]], t.seed, device):
-        kept = deepcopy(model)
-    return kept
+    next(train_steps(model, train, config, choice["lr"], choice["steps"], [choice["length"]], t.seed, device))
+    return model
 
 # %% ../../nbs/6_studies/68_adaptation.ipynb #0ba83b70
 def run_training(run: Run, name: str, device: str = "cpu") -> dict:
@@ -392,7 +390,8 @@ def run_training(run: Run, name: str, device: str = "cpu") -> dict:
         device: where it trains.
 
     Returns:
-        Its figures: exams learnt from, steps taken, learning rate, length kept, AP and AUC on the test set.
+        Its figures: exams learnt from, steps over which the learning rate falls, length up to which they were taken,
+        learning rate, AP and AUC on the test set.
 
     Raises:
         CcellaError: nothing was chosen for its arm yet.

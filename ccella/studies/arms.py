@@ -440,7 +440,7 @@ def statement(p: AdaptationParameters, recipe: Recipe) -> dict:
         "study": p.study,
         "arms": [f"{arm.name} {arm.fraction:.4g}" for arm in arms_of(p)],
         "trials": f"{p.trials} of each arm, with each of the generators {', '.join(p.synthetic or p.generators)}",
-        "steps": f"of every training: {p.steps or of_epochs}",
+        "steps": f"of every training: {p.steps or of_epochs}; a trial takes those up to the length that was chosen",
         "chosen once an arm": f"learning rate × {p.lr_factors} and length × {p.lengths}, by AP on validation exams, by "
         "one training that is no trial, before any test exam is read",
         "partitions": _partitions(p),
@@ -469,7 +469,7 @@ def state_study(run: Run, p: AdaptationParameters, recipe: Recipe) -> None:
 # %% ../../nbs/6_studies/67_arms.ipynb #001b3585
 @dataclass(frozen=True)
 class StudyCost:
-    """What is left of a study: cells that train, steps of the optimiser, hours on the cores that there are."""
+    """What is left of a study: cells that train, steps of the optimiser at most, hours on the cores that there are."""
 
     trainings: int
     steps: int
@@ -478,8 +478,8 @@ class StudyCost:
 
     def __str__(self) -> str:
         return (
-            f"{self.trainings} cells that train, {self.steps:,} steps of {self.step_seconds:.3f} s: "
-            f"about {self.hours:.1f} hours, synthetic exams apart"
+            f"{self.trainings} cells that train, up to {self.steps:,} steps of {self.step_seconds:.3f} s: "
+            f"up to {self.hours:.1f} hours, synthetic exams apart"
         )
 
 
@@ -511,6 +511,14 @@ def _exams_in(name: str, p: AdaptationParameters) -> int:
     return int((split == part).sum()) or round((0.7 if part == "train" else 0.15) * len(split))
 
 # %% ../../nbs/6_studies/67_arms.ipynb #42690e60
+def _steps_left(run: Run, p: AdaptationParameters, t: Training, steps: int) -> int:
+    """Count the steps that a training takes: all for each rate where settings are chosen, else up to its length."""
+    if t.trial is None:
+        return len(p.lr_factors) * steps
+    chosen = run.folder / "cells" / choice_of(p, t.arm) / "choice.json"
+    return read_json(chosen)["length"] if chosen.is_file() else steps
+
+
 def study_cost(run: Run, p: AdaptationParameters, recipe: Recipe, cores: int, device: str = "cpu") -> StudyCost:
     """Estimate what is left of a study, from a few steps that are timed on noise with one thread.
 
@@ -528,9 +536,9 @@ def study_cost(run: Run, p: AdaptationParameters, recipe: Recipe, cores: int, de
     sizes = {name: _exams_in(name, p) for t in left for name in (t.learn[0][0], t.validate[0], t.test)}
     seconds, steps = len(left) * CELL_SECONDS, 0
     for t in left:
-        times = len(p.lr_factors) if t.trial is None else 1
-        taken = times * equal_steps(t, p, config, sizes[t.learn[0][0]])
-        read = times * len(p.lengths) * sizes[t.validate[0]] if t.trial is None else sizes[t.test]
+        taken = _steps_left(run, p, t, equal_steps(t, p, config, sizes[t.learn[0][0]]))
+        looks = len(p.lr_factors) * len(p.lengths)
+        read = looks * sizes[t.validate[0]] if t.trial is None else sizes[t.test]
         seconds += taken * step_seconds + read * exam_seconds
         steps += taken
     return StudyCost(len(left), steps, step_seconds, seconds / cores / 3600)

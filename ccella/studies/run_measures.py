@@ -464,10 +464,18 @@ def _validation_set(stage: Stage) -> LabelledVolumes | None:
     return LabelledVolumes(*found) if _has_both_classes(labels) else None
 
 
+def _epochs_of_equal_steps(sets: Mapping[str, LabelledSet], epochs: int) -> dict[str, int]:
+    """Count the passes over each set that take about as many steps as `epochs` passes over the smallest."""
+    sizes = {name: len(labels) for name, (_, labels, _) in sets.items()}
+    least = min(sizes.values())
+    return {name: max(1, round(epochs * least / size)) for name, size in sizes.items()}
+
+
 def _train_and_test(
-    stage: Stage, learn: LabelledSet, validation: LabelledVolumes | None, tests: Mapping[str, TestSet]
+    stage: Stage, learn: LabelledSet, epochs: int, validation: LabelledVolumes | None, tests: Mapping[str, TestSet]
 ) -> dict:
-    config, seed, device = stage.recipe.classifier, stage.parameters.seed, stage.device
+    config = stage.recipe.classifier.model_copy(update={"epochs": epochs})
+    seed, device = stage.parameters.seed, stage.device
     _, labels, _ = learn
     found = {"exams": len(labels), "positive": sum(labels), "test": {}}
     if len(set(labels)) < 2:
@@ -488,8 +496,11 @@ def classify_run(stage: Stage) -> dict:
     """Train the classifiers and test them, which is all of the classification stage."""
     validation, tests = _validation_set(stage), unseen_sets(stage)
     learn = training_sets(stage)
+    epochs = _epochs_of_equal_steps(learn, stage.recipe.classifier.epochs)
     return {
-        "classifiers": {name: _train_and_test(stage, found, validation, tests) for name, found in learn.items()},
+        "classifiers": {
+            name: _train_and_test(stage, found, epochs[name], validation, tests) for name, found in learn.items()
+        },
         "rule": stage.recipe.label_rule,
         "network": stage.recipe.classifier.network,
         "test_exams": {where: len(labels) for where, (_, labels, _) in tests.items()},
