@@ -14,6 +14,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core import CcellaError, patch
@@ -148,6 +149,13 @@ def _width_of_height(exam: Viewed) -> float:
     return exam.shape[0] * across / (exam.shape[1] * along)
 
 
+def _keep_proportions(ax: Axes, exam: Viewed, first: Viewed) -> None:
+    """Let a slice stand in its own proportions in a place that has those of another exam."""
+    own = _width_of_height(exam)
+    if own != _width_of_height(first):  # else it fills its place anyway
+        ax.set_aspect(exam.shape[0] / (exam.shape[1] * own))
+
+
 @styled
 def slices_figure(
     exams: Sequence[Viewed],
@@ -175,8 +183,7 @@ def slices_figure(
                 ax.set_axis_off()
                 continue
             draw_slice(ax, exam.volumes[sequence], k, windows[sequence])
-            if _width_of_height(exam) != _width_of_height(exams[0]):  # else it fills its place anyway
-                ax.set_aspect(exam.shape[0] / (exam.shape[1] * _width_of_height(exam)))
+            _keep_proportions(ax, exam, exams[0])
             draw_outlines(ax, outlines, k)
         axes[row, 0].set_axis_on()
         draw_scale_bar(axes[row, 0], exam.shape, exam.spacing_mm)
