@@ -19,18 +19,30 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .core import CcellaError, atomic_path, packaged, patch
 
 # %% ../nbs/0_ground/01_recipe.ipynb #b5ea97c2
+def _takes_truth(kind: object) -> bool:
+    """Say whether a field of this type may be true or false, which pydantic takes for 1 and 0 where numbers stand."""
+    return kind in (bool, object) or any(_takes_truth(part) for part in get_args(kind))
+
+
 class Config(BaseModel):
     """A frozen piece of a recipe; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value, info):
+        if isinstance(value, bool) and not _takes_truth(cls.model_fields[info.field_name].annotation):
+            raise ValueError(f"found {str(value).lower()}, expected no true or false here; give a value")
+        return value
 
 
 class SequenceRule(Config):

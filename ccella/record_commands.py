@@ -16,16 +16,25 @@ from .run_commands import execute_notebook
 from .terminal import RUNS_PANEL, command, console, result_table
 
 # %% ../nbs/7_cli/73_record_commands.ipynb #73ec0007
+_GIVEN = "parameters.yaml"  # the first file of a rerun
+
+
 def _empty_folder(out: Path, record: Path) -> None:
     """Make a folder empty that holds a former rerun of this record; CcellaError where it holds anything else."""
     import shutil
 
     from ccella.core import CcellaError
 
-    if out.is_dir() and any(out.iterdir()) and not (out / record.name).is_file():
-        raise CcellaError(f"{out}: found a folder with other files, expected an empty one; name another with --out")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    if out.exists() and not out.is_dir():
+        raise CcellaError(f"{out}: found a file, expected a folder; name another with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    names = {path.name for path in out.iterdir()}
+    other = names - {_GIVEN, "made", record.name, f"{record.stem}.log", ".ipynb_checkpoints"}
+    if names and (other or _GIVEN not in names):
+        found = f"a folder with other files ({min(other or names)})"
+        raise CcellaError(f"{out}: found {found}, expected an empty one; name another with --out")
+    for path in out.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _run_again(record: Path, out: Path, parameters: dict) -> dict:
@@ -36,7 +45,7 @@ def _run_again(record: Path, out: Path, parameters: dict) -> dict:
 
     _empty_folder(out, record)
     made = (out / "made").resolve()
-    given = out / "parameters.yaml"
+    given = out / _GIVEN
     given.write_text(yaml.safe_dump({**parameters, "out": str(made)}), encoding="utf-8")
     log, executed = out / f"{record.stem}.log", (out / record.name).resolve()
     execute_notebook(record, executed, given, log, f"running {record.name}", record.parent)

@@ -9,15 +9,18 @@ __all__ = ['Viewed', 'viewed', 'slice_beside', 'slices_figure', 'Viewer', 'view'
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core import CcellaError, patch
 from .cohort import Exam, lesion_map
-from .volumes import read_volume
+from .prepare import onto_first
+from .volumes import mask_of, read_volume
 from ccella.figures import (
     TITLES,
     draw_outlines,
@@ -30,6 +33,9 @@ from ccella.figures import (
 )
 
 # %% ../../nbs/1_exams/19_viewer.ipynb #76aa424c
+_NUMBERS = "biuf"  # numpy's letters for truths, whole and real numbers
+
+
 @dataclass(frozen=True)
 class Viewed:
     """An exam ready to be scrolled through.
@@ -41,7 +47,7 @@ class Viewed:
         spacing_mm: between voxels along x, y, z; None: not known.
 
     Raises:
-        CcellaError: there is no volume, or the shapes differ.
+        CcellaError: there is no volume, the shapes differ, or an array holds no numbers.
     """
 
     name: str
@@ -50,11 +56,19 @@ class Viewed:
     spacing_mm: tuple[float, float, float] | None = None
 
     def __post_init__(self):
-        """Refuse what lies on several grids."""
-        shapes = {name: np.shape(array) for name, array in {**self.volumes, **self.masks}.items()}
-        if not self.volumes or len(set(shapes.values())) != 1 or len(self.shape) != 3:
+        """Refuse what lies on several grids, and what is no numbers."""
+        arrays = {**self.volumes, **self.masks}
+        shapes = {name: np.shape(array) for name, array in arrays.items()}
+        if not self.volumes or len(set(shapes.values())) != 1 or len(self.shape) != 3 or 0 in self.shape:
             found = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no volume"
-            raise CcellaError(f"view, {self.name}: found {found}, expected volumes (x, y, z) of one shape")
+            raise CcellaError(
+                f"view, {self.name}: found {found}, expected volumes (x, y, z) of one shape; view one by itself, or "
+                "bring them onto one grid"
+            )
+        for name, array in arrays.items():
+            kind = np.asarray(array).dtype
+            if kind.kind not in _NUMBERS:
+                raise CcellaError(f"view, {self.name}, {name}: found values of type {kind}, expected real numbers")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,7 +77,7 @@ class Viewed:
 
 # %% ../../nbs/1_exams/19_viewer.ipynb #fd00c960
 def _of_exam(exam: Exam) -> Viewed:
-    """Read an exam of a cohort, with all its masks."""
+    """Read an exam of a cohort with all its masks, laid on the grid of its first sequence as training lays it."""
     files = dict(exam.masks)
     lesions = lesion_map(exam)
     if exam.gland is not None:
@@ -71,9 +85,13 @@ def _of_exam(exam: Exam) -> Viewed:
     if lesions is not None:
         files["lesions"] = lesions
     read = {name: read_volume(path, exam.exam_id) for name, path in exam.files.items()}
-    masks = {name: read_volume(path, exam.exam_id).array > 0 for name, path in files.items()}
-    spacing_mm = next((volume.spacing_mm for volume in read.values()), None)
-    return Viewed(exam.exam_id, {name: volume.array for name, volume in read.items()}, masks, spacing_mm)
+    if not read:
+        return Viewed(exam.exam_id, {}, {})
+    masks = {name: read_volume(path, exam.exam_id) for name, path in files.items()}
+    laid = onto_first(read | masks, exam.exam_id, tuple(masks))
+    volumes = {name: laid[name].array for name in read}
+    inside = {name: mask_of(laid[name].array) for name in masks}
+    return Viewed(exam.exam_id, volumes, inside, next(iter(read.values())).spacing_mm)
 
 
 def _of_file(path: Path) -> Viewed:
@@ -125,6 +143,19 @@ def slice_beside(k: int, exam: Viewed, other: Viewed) -> int:
     return int(np.clip(beside, 0, other.shape[2] - 1))
 
 # %% ../../nbs/1_exams/19_viewer.ipynb #c61c6cb5
+def _width_of_height(exam: Viewed) -> float:
+    """Give how wide a slice is for its height, in millimetres where they are known."""
+    across, along, _ = exam.spacing_mm or (1.0, 1.0, 1.0)
+    return exam.shape[0] * across / (exam.shape[1] * along)
+
+
+def _keep_proportions(ax: Axes, exam: Viewed, first: Viewed) -> None:
+    """Let a slice stand in its own proportions in a place that has those of another exam."""
+    own = _width_of_height(exam)
+    if own != _width_of_height(first):  # else it fills its place anyway
+        ax.set_aspect(exam.shape[0] / (exam.shape[1] * own))
+
+
 @styled
 def slices_figure(
     exams: Sequence[Viewed],
@@ -152,6 +183,7 @@ def slices_figure(
                 ax.set_axis_off()
                 continue
             draw_slice(ax, exam.volumes[sequence], k, windows[sequence])
+            _keep_proportions(ax, exam, exams[0])
             draw_outlines(ax, outlines, k)
         axes[row, 0].set_axis_on()
         draw_scale_bar(axes[row, 0], exam.shape, exam.spacing_mm)
@@ -161,12 +193,25 @@ def slices_figure(
     return fig
 
 # %% ../../nbs/1_exams/19_viewer.ipynb #1cfa3e6d
+def _finite(volume: np.ndarray) -> np.ndarray:
+    """Give the values of a volume that a window can hold; truths as 0 and 1."""
+    values = np.ravel(volume)
+    values = values.astype(np.uint8) if values.dtype == bool else values
+    return values[np.isfinite(values)]
+
+
+def _digits(least: float, largest: float) -> str:
+    """Give the format in which a window's ends differ: ADC comes in 10⁻⁶ mm²/s, and in mm²/s."""
+    span = largest - least
+    return ".0f" if span > 10 else ".2f" if span > 0.1 else ".2e"
+
+
 def _limits(exams: Sequence[Viewed], sequence: str) -> tuple[float, float, float, float]:
     """Give the least and the largest value of a sequence, and those that become black and white at first."""
-    values = np.concatenate([np.ravel(exam.volumes[sequence]) for exam in exams if sequence in exam.volumes])
-    least, black, white, largest = np.percentile(values, [0, 0.5, 99.5, 100])
+    values = np.concatenate([_finite(exam.volumes[sequence]) for exam in exams if sequence in exam.volumes])
+    least, black, white, largest = np.percentile(values if len(values) else [0.0], [0, 0.5, 99.5, 100])
     if largest <= least:
-        largest = least + 1
+        largest = least + max(1.0, abs(least))
     return float(least), float(black), float(white), float(largest)
 
 
@@ -179,7 +224,7 @@ def _window_slider(exams: Sequence[Viewed], sequence: str) -> widgets.FloatRange
         max=largest,
         step=(largest - least) / 200,
         description=TITLES.get(sequence, sequence),
-        readout_format=".0f" if largest > 10 else ".2f",
+        readout_format=_digits(least, largest),
         style={"description_width": "90px"},
         layout={"width": "360px"},
     )
@@ -240,7 +285,7 @@ class Viewer(widgets.VBox):
 # %% ../../nbs/1_exams/19_viewer.ipynb #5f6174d8
 def _mask_box(name: str, colour: str) -> widgets.Checkbox:
     """Make the box of a mask, ticked, its name in the colour of its edge."""
-    words = f'<span style="border-bottom: 3px solid {colour}">{name}</span>'
+    words = f'<span style="border-bottom: 3px solid {colour}">{escape(name)}</span>'
     return widgets.Checkbox(True, description=words, description_allow_html=True, indent=False)
 
 

@@ -10,6 +10,7 @@ __all__ = ['LIMITS_FILE', 'shipped_institutions_seen', 'institutions_seen', 'par
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,11 @@ def from_report(
     Raises:
         CcellaError: the report is empty, the spacing is not known, or a setting cannot be.
     """
+    for what, number in (("seed", seed), ("replicate", replicate)):
+        if isinstance(number, bool) or not isinstance(number, Integral):  # 7.0 or "7" would be another patient than 7
+            raise CcellaError(f"{what}: found {number!r}, expected a whole number; write 7, not 7.0")
+    if replicate < 0:
+        raise CcellaError(f"replicate: found {replicate}, expected a whole number from 0 on; correct it")
     spacing_mm = self.spacing_mm if spacing_mm is None else spacing_mm
     if spacing_mm is None:
         raise CcellaError("spacing_mm: found none, expected three numbers in mm; the recipe leaves it to the scanner")

@@ -202,11 +202,13 @@ EXAMPLE = (
 
 def _settings(generator: ExamGenerator) -> dict[str, widgets.Widget]:
     """Make the fields for what is chosen: seed, steps, guidance."""
-    usual = generator.recipe.sample
+    usual = generator.recipe.sample  # none of it is changed in silence by a slider's end
+    steps = {"min": min(2, usual.steps), "max": max(50, usual.steps)}
+    most = max(6.0, usual.guidance)
     return {
         "seed": widgets.BoundedIntText(7, 0, 10**6, description="seed", style=_WIDE, layout={"width": "160px"}),
-        "steps": widgets.IntSlider(usual.steps, 2, max(50, usual.steps), description="steps", style=_WIDE),
-        "guidance": widgets.FloatSlider(usual.guidance, min=0, max=6, step=0.5, description="guidance", style=_WIDE),
+        "steps": widgets.IntSlider(usual.steps, **steps, description="steps", style=_WIDE),
+        "guidance": widgets.FloatSlider(usual.guidance, min=0, max=most, step=0.5, description="guidance", style=_WIDE),
     }
 
 # %% ../../nbs/4_generators/47_explorer.ipynb #84d8c248
@@ -281,6 +283,16 @@ def read(self: Explorer, change: object = None) -> None:
     self.reading.value = verdict_html(reading, rule) + _LEGEND + words_html(reading)
 
 # %% ../../nbs/4_generators/47_explorer.ipynb #caf90b0d
+def _told(error: Exception) -> str:
+    """Tell in a line what went wrong, as HTML."""
+    said = f"unexpected {type(error).__name__}, a fault of ccella or of the machine; the notebook's log shows all of it"
+    if isinstance(error, CcellaError):
+        said = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        said = f"{error.filename}: {error.strerror}; name another folder"
+    return f"<b>{escape(said)}</b>"
+
+
 @patch
 def _made(self: Explorer) -> SyntheticExam:
     """Make the exam, and show it on its way."""
@@ -305,7 +317,7 @@ def _made(self: Explorer) -> SyntheticExam:
 
 @patch
 def generate(self: Explorer, pressed: object = None) -> None:
-    """Make an exam of the report as it stands, and open it."""
+    """Make an exam of the report as it stands, and open it; what nobody foresaw is told, and raised as well."""
     self.button.disabled, self.told.value = True, "making an exam …"
     try:
         self.exam = self._made()
@@ -313,8 +325,10 @@ def generate(self: Explorer, pressed: object = None) -> None:
         self.place.children = [self.viewer]
         self.keep.disabled = False
         self.told.value = escape(repr(self.exam))
-    except CcellaError as error:
-        self.told.value = f"<b>{escape(str(error))}</b>"
+    except Exception as error:
+        self.told.value = _told(error)
+        if not isinstance(error, CcellaError):
+            raise
     finally:
         self.button.disabled = False
 
@@ -323,11 +337,14 @@ def generate(self: Explorer, pressed: object = None) -> None:
 def save(self: Explorer, pressed: object = None) -> None:
     """Save the exam that was made last into the folder that is named."""
     try:
-        files = self.exam.save(self.folder.value)
+        folder = self.folder.value.strip()
+        if not folder or "\0" in folder:
+            raise CcellaError(f"folder: found {folder!r}, expected the name of a folder; write it into its field")
+        files = self.exam.save(Path(folder).expanduser())
         names = ", ".join(path.as_posix() for path in files.values())
         self.told.value = f"saved: {escape(names)}"
-    except CcellaError as error:
-        self.told.value = f"<b>{escape(str(error))}</b>"
+    except (CcellaError, OSError) as error:
+        self.told.value = _told(error)
 
 
 def explore(generator: ExamGenerator | str | Path = "shipped", report: str = EXAMPLE, **sampling) -> Explorer:

@@ -6,6 +6,7 @@
 __all__ = ['Request', 'requests_of', 'requests_of_reports', 'request_of_text', 'condition']
 
 # %% ../../nbs/4_generators/44_requests.ipynb #9d79a037
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,17 @@ def _report_in(path: Path) -> str:
     return text
 
 
+def _three_mm(spacing_mm: Sequence[float]) -> tuple[float, float, float]:
+    """Give a spacing as three numbers. CcellaError for anything else."""
+    try:
+        found = tuple(float(number) for number in spacing_mm)
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) != 3 or not all(0 < number < float("inf") for number in found):
+        raise CcellaError(f"spacing_mm: found {spacing_mm!r}, expected three numbers above 0, in mm along x, y, z")
+    return found
+
+
 def requests_of_reports(paths: Sequence[str | Path], spacing_mm: Sequence[float], replicates: int = 1) -> list[Request]:
     """Ask for synthetic exams of report files, named after the files.
 
@@ -115,7 +127,7 @@ def requests_of_reports(paths: Sequence[str | Path], spacing_mm: Sequence[float]
     Raises:
         CcellaError: a file is missing, empty or not UTF-8, or two have one name.
     """
-    spacing_mm = tuple(float(s) for s in spacing_mm)
+    spacing_mm = _three_mm(spacing_mm)
     found, names = [], set()
     for path in map(Path, paths):
         text = _report_in(path)
@@ -142,12 +154,12 @@ def request_of_text(text: str, spacing_mm: Sequence[float], name: str = "report"
     if not isinstance(text, str):
         kind = type(text).__name__
         raise CcellaError(f"report: found a {kind}, expected a text, or a Path to a file; give str or Path")
-    text = text.replace("\r\n", "\n").strip()  # as a file is read
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").strip()  # as a file is read
     if not text:
         raise CcellaError("report: found an empty text, expected a report; write one")
-    if len(text.split()) == 1 and Path(text).suffix and Path(text).is_file():
+    if len(text.split()) == 1 and Path(text).suffix and os.path.isfile(text):  # no error for a long word
         raise CcellaError("report: found the name of a file, expected the report's text; give the file as Path(…)")
-    return Request(name, text, tuple(float(s) for s in spacing_mm), replicate=replicate)
+    return Request(name, text, _three_mm(spacing_mm), replicate=replicate)
 
 # %% ../../nbs/4_generators/44_requests.ipynb #2a388f7b
 def condition(

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['WORDS_FILE', 'LEAST_REPORTS', 'MOST_STRANGE', 'word_spans', 'words_in', 'KnownWords', 'known_words_of',
-           'write_known_words', 'read_known_words', 'strange_words', 'doubts_of', 'warning_of']
+           'write_known_words', 'read_known_words', 'sign_spans', 'strange_words', 'doubts_of', 'warning_of']
 
 # %% ../../nbs/3_models/31_words.ipynb #3999b5fc
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -92,8 +93,17 @@ def read_known_words(folder: str | Path) -> KnownWords | None:
     return KnownWords(frozenset(facts["words"]), facts["reports"], facts["shortest"])
 
 # %% ../../nbs/3_models/31_words.ipynb #5ced74e1
+_LATIN = 0x100  # below it lie ° and ©, which reports hold
+
+
+def sign_spans(text: str) -> list[tuple[int, int]]:
+    """Give where signs stand that are neither letters, numbers nor punctuation, such as emoji."""
+    places = (at for at, sign in enumerate(text) if ord(sign) >= _LATIN)
+    return [(at, at + 1) for at in places if unicodedata.category(text[at]) in ("So", "Co", "Cn")]
+
+
 def strange_words(known: KnownWords, text: str) -> list[tuple[int, int]]:
-    """Give where words stand in a text that no report of the training held.
+    """Give where words and signs stand in a text that no report of the training held.
 
     Args:
         known: the list.
@@ -102,7 +112,8 @@ def strange_words(known: KnownWords, text: str) -> list[tuple[int, int]]:
     Returns:
         Begin and end of each, in characters.
     """
-    return [(start, end) for start, end in word_spans(text) if text[start:end].lower() not in known.words]
+    words = [(start, end) for start, end in word_spans(text) if text[start:end].lower() not in known.words]
+    return sorted(words + sign_spans(text))
 
 # %% ../../nbs/3_models/31_words.ipynb #a6a50183
 MOST_STRANGE = 0.2  # share of a report's words
@@ -123,7 +134,7 @@ def doubts_of(known: KnownWords | None, text: str, pieces: int, lost: int = 0) -
     found = [f"its first {counted(lost, 'piece')} are not read, only the last {pieces}"] if lost else []
     if known is None:
         return found
-    words, strange = len(word_spans(text)), len(strange_words(known, text))
+    words, strange = len(word_spans(text)) + len(sign_spans(text)), len(strange_words(known, text))
     if not words:
         found.append("no word in it")
     if words and strange > MOST_STRANGE * words:

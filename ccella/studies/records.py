@@ -180,9 +180,23 @@ def record_named(name: str) -> Path:
 
 
 def stored_figures(record: Path, quick: bool = False) -> dict:
-    """Read the figures beside a record's notebook, or those of its short version, of which a new record has none."""
+    """Read the figures beside a record's notebook, or those of its short version, of which a new record has none.
+
+    Raises:
+        CcellaError: there is no such file, or what it holds is no figures with what produced them.
+    """
     file = record.with_suffix(".quick.json" if quick else ".metrics.json")
-    return {} if quick and not file.is_file() else read_json(file)
+    if quick and not file.is_file():
+        return {}
+    figures = found = read_json(file)
+    for place in ("", "provenance", "git"):
+        found = found.get(place, {}) if place else found
+        if not isinstance(found, Mapping):
+            where = f" at {place}" if place else ""
+            raise CcellaError(
+                f"{file}: found a {type(found).__name__}{where}, expected values by name; restore it from git"
+            )
+    return figures
 
 
 def record_head(name: str) -> Markdown:
@@ -212,6 +226,30 @@ def _tagged(record: Path, tag: str) -> str:
     return next((cell.source for cell in cells if tag in cell.metadata.get("tags", [])), "")
 
 
+def _statements(record: Path) -> list[ast.stmt]:
+    """Give the statements of the cell with the tag `rerun`; CcellaError for what is not Python."""
+    try:
+        return ast.parse(_tagged(record, "rerun")).body
+    except SyntaxError as error:
+        found = f"what is not Python in line {error.lineno} of the cell `rerun`"
+        raise CcellaError(f"{record}: found {found}, expected names with plain values; correct it") from None
+
+
+def _plain_value(record: Path, name: str, value: ast.expr) -> object:
+    """Give what a name is set to; CcellaError for what is computed, or of another kind than expected."""
+    expected = type(getattr(Rerun(), name))
+    try:
+        found = ast.literal_eval(value)
+    except ValueError:
+        found = None
+    if not isinstance(found, expected):
+        raise CcellaError(
+            f"{record}: found `{name} = {ast.unparse(value)}` in the cell `rerun`, expected a plain "
+            f"{expected.__name__}; correct it"
+        )
+    return found
+
+
 def read_rerun(record: Path) -> Rerun:
     """Read what a record states of being run again.
 
@@ -223,11 +261,11 @@ def read_rerun(record: Path) -> Rerun:
     """
     known = [one.name for one in fields(Rerun)]
     stated = {}
-    for node in ast.parse(_tagged(record, "rerun")).body:
+    for node in _statements(record):
         name = ast.unparse(node.targets[0]) if isinstance(node, ast.Assign) else ast.unparse(node)
         if name not in known:
             raise CcellaError(f"{record}: found '{name}' in the cell `rerun`, expected one of {', '.join(known)}")
-        stated[name] = ast.literal_eval(node.value)
+        stated[name] = _plain_value(record, name, node.value)
     if not stated:
         raise CcellaError(f"{record}: found no cell with the tag `rerun`, expected one; state a `tolerance` there")
     return Rerun(**stated)
@@ -349,7 +387,7 @@ def weights_apart(stored: Mapping, found: Mapping) -> str:
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return ""
     apart = [part for part in old if part in new and old[part] != new[part]]
-    named = [f"{part} {old[part][:8]}, now {new[part][:8]}" for part in apart]
+    named = [f"{part} {str(old[part])[:8]}, now {str(new[part])[:8]}" for part in apart]
     return f"The stored figures are of other weights: {'; '.join(named)}." if named else ""
 
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STAGES', 'COMMON_PARAMETERS', 'ENGINE_PID', 'PHANTOM_SETS', 'CohortParameters', 'EncodeParameters', 'TrainParameters',
            'GenerateParameters', 'EvaluateParameters', 'ClassifyParameters', 'read_parameters', 'Step',
-           'refuse_unknown_stages', 'stage_parameters', 'Run', 'refuse_other_folder', 'run_request', 'write_request',
-           'sort_settings', 'Lease', 'hold', 'watch_engine', 'Stage', 'plain_values', 'open_stage']
+           'CommonParameters', 'refuse_unknown_stages', 'stage_parameters', 'Run', 'refuse_other_folder', 'run_request',
+           'write_request', 'sort_settings', 'Lease', 'hold', 'watch_engine', 'Stage', 'plain_values', 'open_stage']
 
 # %% ../../nbs/6_studies/60_run.ipynb #77f73092
 import atexit
@@ -136,7 +136,18 @@ _STEPS = (
     Step(6, "classify", ("generate",), ("classifier",), ClassifyParameters),
 )
 STAGES = {step.name: step for step in _STEPS}
-COMMON_PARAMETERS = ("run", "recipe", "threads", "device")  # of every stage's notebook
+
+
+class CommonParameters(Config):
+    """What every stage's notebook takes."""
+
+    run: str = Field(min_length=1)  # the run's folder
+    recipe: str  # its name, its file, or the hash of what the stage reads of it; empty: that of the run
+    threads: int = Field(ge=1)
+    device: str
+
+
+COMMON_PARAMETERS = tuple(CommonParameters.model_fields)
 
 # %% ../../nbs/6_studies/60_run.ipynb #9c51ba9e
 def refuse_unknown_stages(names: Iterable[str]) -> None:
@@ -622,6 +633,12 @@ _HASH = re.compile(r"[0-9a-f]{12}")
 _OPEN: dict[Path, TextIO | Lease] = {}  # stages of this process
 
 
+def _refuse_other_share(stage: str, share: object, parameters: Config) -> None:
+    """Raise CcellaError for a share that is none of a stage's jobs."""
+    if share is not None and (not isinstance(share, int) or not 1 <= share <= parameters.jobs):
+        raise CcellaError(f"stage {stage}: found share {share!r}, expected 1 to {parameters.jobs} (jobs); correct it")
+
+
 def _take(path: Path) -> TextIO | Lease:
     """Hold a stage's lock; a notebook that is run twice lets go of it in between."""
     if path in _OPEN:
@@ -630,23 +647,32 @@ def _take(path: Path) -> TextIO | Lease:
     return _OPEN[path]
 
 
-def open_stage(name: str, namespace: Mapping) -> Stage:
+def open_stage(name: str, namespace: Mapping, share: int | None = None) -> Stage:
     """Open stage `name` with a notebook's globals; where no engine started it, write down what is asked for.
 
+    Args:
+        name: the stage's.
+        namespace: the notebook's globals.
+        share: which this is of several jobs that do the stage, from 1, its parameter `share`; None: no such job.
+
     Raises:
-        CcellaError: unknown or missing parameters, no recipe or another one, a stage before it that is not done, no
-            such device, or a stage that another process is in.
+        CcellaError: unknown or missing parameters, a value out of range, no recipe or another one, a stage before it
+            that is not done, no such device, or a stage that another process is in.
     """
     given = plain_values(namespace)
-    share = given.pop("share", 0)
+    if share is not None:
+        given.pop("share", None)
     parameters = _read_own(name, given)
-    run, recipe = Run(given["run"]), given["recipe"]
+    common = read_parameters(CommonParameters, f"stage {name}", {key: given[key] for key in COMMON_PARAMETERS})
+    _refuse_other_share(name, share, parameters)
+    share = share or 0
+    run, recipe = Run(common.run), common.recipe
     if _HASH.fullmatch(recipe):
         _refuse_other_recipe(name, run, recipe)
     elif not share:
         _begin_by_hand(name, run, recipe, parameters)
-    torch.set_num_threads(int(given["threads"]))
+    torch.set_num_threads(common.threads)
     watch_engine()
-    stage = Stage(name, run, run.recipe(), parameters, device_of(given["device"]), share)
+    stage = Stage(name, run, run.recipe(), parameters, device_of(common.device), share)
     stage.lock = _take(run.folder / "logs" / f"{stage.cell}.lock")
     return stage
