@@ -73,7 +73,7 @@ def modules(_: str = "", __: str = "") -> str:
         front, rows = front_of(path), [(reference(role, name), said) for role, name, said in entries]
         module = re.sub(r"\.\w+$", "", entries[0][1]) if entries[0][0] != "meth" else entries[0][1].rsplit(".", 2)[0]
         parts.append(f"### `{module}`\n\n[{front.title}]({front.doc}.ipynb). {front.claim}\n")
-        parts.append(table(("name", ""), rows))
+        parts.append(table(("name", "what it is"), rows))
     return "\n".join(parts)
 
 
@@ -86,7 +86,7 @@ def face(_: str = "", __: str = "") -> str:
     for full in ccella._FACE:
         role, said = every[full]
         rows.append((reference(role, full), said))
-    return table(("`ccella.` …", ""), rows)
+    return table(("`ccella.` …", "what it is"), rows)
 
 
 def help_of(words: list[str]) -> str:
@@ -192,4 +192,4 @@ def recipes(_: str = "", __: str = "") -> str:
         head = takewhile(lambda line: line.startswith("#"), lines)
         said = " ".join(line.lstrip("# ") for line in head)
         rows.append((f"`{name}`", f"`{parent}`" if parent else "", said))
-    return table(("recipe", "parent", ""), rows)
+    return table(("recipe", "parent", "what it is"), rows)

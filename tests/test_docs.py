@@ -44,6 +44,23 @@ def test_a_typed_number_is_found():
         assert not TYPED.search(prose_of(prose))
 
 
+NAMELESS = re.compile(r"^\|(?:[^|\n]+\|)+\s*\|\n\|[-|: ]+\|$", re.MULTILINE)
+
+
+WITH_TABLES = sorted([*DOCS.rglob("*.md"), *(ROOT / "data_cards").glob("*.md")])
+
+
+@pytest.mark.parametrize("page", WITH_TABLES, ids=lambda path: path.stem)
+def test_the_last_column_of_a_table_has_a_name(page):
+    """A stranger cannot tell what stands in a column without one."""
+    assert not NAMELESS.findall(filled(page.read_text(encoding="utf-8")))
+
+
+def test_a_column_without_a_name_is_found():
+    assert NAMELESS.findall("| recipe | parent |  |\n|---|---|---|\n| a | b | c |")
+    assert not NAMELESS.findall("| recipe | parent | what it is |\n|---|---|---|\n| a | b | |\n| c | d | e |")
+
+
 def test_a_half_is_rounded_up():
     """Python's own format gives 0.94: the float next to 0.945 lies below it."""
     assert in_digits(0.945) == "0.95"

@@ -38,7 +38,7 @@ COMPARED = (
     "larger than reported, by mm | {{steering[all seeds.size_mm_too_large]:.1f}} "
     "| {{steering[real.size_mm_too_large]:.1f}} "
     "| {{steering[after the autoencoder.size_mm_too_large]:.1f}}: real ones after the autoencoder |",
-    "changes most where it should | {{counterfactual[side flipped.generated.lands]}} "
+    "falls on the old side and rises on the new one | {{counterfactual[side flipped.generated.lands]}} "
     "| {{counterfactual[side flipped.painted.lands]}}: painted twins "
     "| {{counterfactual[side flipped.reworded.lands]}}: the same findings in other words |",
     "share in these places | {{counterfactual[side flipped.generated.mass]}} "

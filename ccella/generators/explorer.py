@@ -225,7 +225,7 @@ class Explorer(widgets.VBox):
     Attributes:
         report, settings, folder: the fields that are filled in; settings are `seed`, `steps` and `guidance`.
         button, keep: make an exam, and save it.
-        reading, told: what was read, and what was done or went wrong, as HTML.
+        reading, told, kept: what was read, what was made, and what was saved or went wrong, as HTML.
         strip: the exam on its way, as PNG.
         exam, viewer: what was made last, and the same to scroll through; None before.
     """
@@ -238,7 +238,7 @@ class Explorer(widgets.VBox):
         self.report = widgets.Textarea(report, rows=22, continuous_update=True, layout={"width": "98%"})
         self.settings = _settings(generator)
         self.button = widgets.Button(description="Generate", button_style="primary", icon="magic")
-        self.reading, self.told = widgets.HTML(), widgets.HTML()
+        self.reading, self.told, self.kept = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self.strip = widgets.Image(format="png")
         self.way = _way(self.strip, [s.name for s in generator.recipe.sequences])
         self.folder = widgets.Text("explored", description="folder", style=_WIDE)
@@ -266,6 +266,7 @@ def _laid_out(self: Explorer) -> list[widgets.Widget]:
         self.way,
         self.place,
         saved,
+        self.kept,
     ]
 
 
@@ -318,7 +319,7 @@ def _made(self: Explorer) -> SyntheticExam:
 @patch
 def generate(self: Explorer, pressed: object = None) -> None:
     """Make an exam of the report as it stands, and open it; what nobody foresaw is told, and raised as well."""
-    self.button.disabled, self.told.value = True, "making an exam …"
+    self.button.disabled, self.told.value, self.kept.value = True, "making an exam …", ""
     try:
         self.exam = self._made()
         self.viewer = view(self.exam)
@@ -342,9 +343,9 @@ def save(self: Explorer, pressed: object = None) -> None:
             raise CcellaError(f"folder: found {folder!r}, expected the name of a folder; write it into its field")
         files = self.exam.save(Path(folder).expanduser())
         names = ", ".join(path.as_posix() for path in files.values())
-        self.told.value = f"saved: {escape(names)}"
+        self.kept.value = f"saved: {escape(names)}"
     except (CcellaError, OSError) as error:
-        self.told.value = _told(error)
+        self.kept.value = _told(error)
 
 
 def explore(generator: ExamGenerator | str | Path = "shipped", report: str = EXAMPLE, **sampling) -> Explorer:
