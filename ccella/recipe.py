@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -649,7 +650,8 @@ def validated(kind: type[Config], settings: Mapping, what: str) -> Config:
         reason = first["msg"].removeprefix("Value error, ")
         value = first["input"]
         found = "" if first["type"] == "value_error" else f", found {value!r}"
-        raise CcellaError(f"{what}: {place}{reason}{found}") from error
+        advice = "" if ";" in reason else "; correct it"
+        raise CcellaError(f"{what}: {place}{reason}{found}{advice}") from error
 
 
 @patch
@@ -675,7 +677,7 @@ def list_recipes() -> list[str]:
 def _find(name: str | Path, base: Path | None) -> Path:
     relative = [base / str(name)] if base else []
     for path in (*relative, Path(name), RECIPES / f"{name}.yaml"):
-        if path.suffix in (".yaml", ".yml") and path.is_file():
+        if path.suffix in (".yaml", ".yml") and os.path.isfile(path):  # no error for a long name
             return path
     known = ", ".join(list_recipes())
     raise CcellaError(f"recipe: found no '{name}', expected a .yaml file or one of {known}; correct the name")

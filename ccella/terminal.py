@@ -145,13 +145,22 @@ def console():
 
 
 def result_table(title: str, *columns: str, right: int = 0):
-    """Make an empty table; columns from the index `right` on hold numbers."""
+    """Make an empty table; columns from the index `right` on hold numbers, and [words] are words, not markup."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, show_header=any(columns))
+    class Plain(Table):
+        """A table that shows what it is given."""
+
+        def add_row(self, *cells: str) -> None:
+            """Add a row of words."""
+            super().add_row(*map(Text, cells))
+
+    title = Text(title, style="table.title")
+    made = Plain(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, show_header=any(columns))
     for i, column in enumerate(columns):
-        made.add_column(column, justify="right" if right and i >= right else "left")
+        made.add_column(Text(column), justify="right" if right and i >= right else "left")
     return made
 
 # %% ../nbs/7_cli/70_terminal.ipynb #00654fea

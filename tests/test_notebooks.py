@@ -5,6 +5,7 @@ With `--fast` the cells under `#| slow` (trainings, long simulations, and what n
 Where there is Chromium, tests/test_lab.py runs the tutorials in JupyterLab, and they are not run a second time here.
 """
 
+import ast
 import multiprocessing
 import os
 import subprocess
@@ -15,8 +16,10 @@ import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import nbformat
 import pytest
 from browser import AT_HAND
+from papermill import inspect_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
@@ -97,6 +100,17 @@ def test_every_notebook_is_numbered():
     assert NOTEBOOKS
     assert [path.name for path in NBS.glob("*.ipynb")] == ["explorer.ipynb"]
     assert all(path.name[:2].isdigit() for path in NBS.glob("[0-9]_*/**/*.ipynb"))
+
+
+EXPERIMENTS = sorted((NBS / "experiments").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", EXPERIMENTS, ids=name_of)
+def test_papermill_finds_every_parameter(notebook):
+    """A comment with an equals sign in it hides the parameter before it from `papermill --help-notebook`."""
+    (cell,) = (cell for cell in nbformat.read(notebook, 4).cells if "parameters" in cell.metadata.get("tags", ()))
+    targets = (getattr(line, "target", None) or line.targets[0] for line in ast.parse(cell.source).body)
+    assert list(inspect_notebook(str(notebook))) == [target.id for target in targets]
 
 
 def test_library_is_what_the_notebooks_export():

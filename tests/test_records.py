@@ -227,7 +227,10 @@ def test_what_is_missing_is_said_before_anything_starts(tmp_path, monkeypatch):
         ("heads", "record: found no 'heads', expected one of head, train_text"),
         ("train_text --quick", "record train_text: found no short version stated in it; run it without --quick"),
         ("train_text", "found no runs/parts/text/metrics.json, expected what a long training makes; run `ccella fit-"),
-        (f"head --quick --out {tmp_path / 'letter'}", "letter: found a folder with other files (letter.txt), expected"),
+        (
+            f"head --quick --out {tmp_path / 'letter'}",
+            "letter: found a folder with other files (letter.txt), expected an empty one",
+        ),
     ):
         ended = ccella("rerun", *words.split())
         assert ended.code == 1, words

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..core import CcellaError, patch, read_json
 from ..exams.cohort import Cohort
 from .generate import SyntheticExam, generate_exams, make_volumes, origin_of, synthetic_exams
-from .requests import Request, request_of_text, requests_of_reports
+from .requests import Request, refuse_half_signs, request_of_text, requests_of_reports
 from .sample import build_scheduler
 from .trainer import autocast_on
 from ..models.adapter import attention_on_text
@@ -272,18 +272,23 @@ def doubts(self: ExamGenerator, report: str) -> list[str]:
     Args:
         self: what reads.
         report: its text; none ("") gives no doubt, since no report is what it has met often.
+
+    Raises:
+        CcellaError: the text is no Unicode.
     """
     if self.encoder is None or not report.strip():
         return []
+    refuse_half_signs(report)
     longest = self.recipe.text.max_length
     pieces = len(self.encoder.tokens(report, longest))
     return doubts_of(self.known_words, report, pieces, tokens_lost(self.encoder.tokenizer, report, longest))
 
 # %% ../../nbs/4_generators/46_exam_generator.ipynb #a615c063
 def _text_of(generator: ExamGenerator, report: str) -> Tensor:
-    """Give a report's states. CcellaError for a model that reads none, and for an empty report."""
+    """Give a report's states. CcellaError for a model that reads none, and for a report that is empty or no Unicode."""
     if not report.strip():
         raise CcellaError("report: found an empty text, expected a report; write one")
+    refuse_half_signs(report)
     if generator.states is None:
         raise CcellaError(f"recipe '{generator.recipe.name}': found a model without text, expected one that reads")
     return generator.states(report)[None].to(generator.device)

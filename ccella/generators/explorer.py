@@ -11,6 +11,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
+from itertools import count
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -24,6 +25,7 @@ from ..exams.viewer import view
 from ..figures import TITLES, axial
 from .exam_generator import ExamGenerator, load_generator
 from .generate import SyntheticExam
+from .requests import HALF_SIGNS
 from ..models.words import strange_words, warning_of
 
 # %% ../../nbs/4_generators/47_explorer.ipynb #ec361ccc
@@ -71,6 +73,7 @@ def reading_of(generator: ExamGenerator, text: str) -> ReportReading:
     Raises:
         CcellaError: the model reads no text.
     """
+    text = HALF_SIGNS.sub("\ufffd", text)  # no page shows half a sign; this one is marked as never met
     if not text.strip():
         return ReportReading(text, warning="write a report first")
     probabilities = generator.class_probabilities(text)
@@ -334,14 +337,27 @@ def generate(self: Explorer, pressed: object = None) -> None:
         self.button.disabled = False
 
 # %% ../../nbs/4_generators/47_explorer.ipynb #d39477d4
+def _saved_beside(exam: SyntheticExam, folder: Path) -> dict[str, Path]:
+    """Save an exam into the first of FOLDER, FOLDER_2, FOLDER_3, … that holds none of another report or setting."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    numbers = count(2)
+    while True:
+        try:
+            return exam.save(folder)
+        except CcellaError:
+            if not (folder / "cohort.csv").is_file():
+                raise
+        folder = named.with_name(f"{named.name}_{next(numbers)}")
+
+
 @patch
 def save(self: Explorer, pressed: object = None) -> None:
-    """Save the exam that was made last into the folder that is named."""
+    """Save the exam that was made last into the folder that is named, or beside what was saved there before."""
     try:
         folder = self.folder.value.strip()
         if not folder or "\0" in folder:
             raise CcellaError(f"folder: found {folder!r}, expected the name of a folder; write it into its field")
-        files = self.exam.save(Path(folder).expanduser())
+        files = _saved_beside(self.exam, Path(folder).expanduser())
         names = ", ".join(path.as_posix() for path in files.values())
         self.kept.value = f"saved: {escape(names)}"
     except (CcellaError, OSError) as error:

@@ -127,13 +127,14 @@ def _listed(noted: object) -> str:
 # %% ../../nbs/6_studies/69_records.ipynb #69ec0010
 def _git_text(noted: Mapping) -> str:
     """Write a commit, and whether files differed from it."""
-    changed = ", with changes that were not committed" if noted["dirty"] else ""
-    return f"{noted['commit'] or NOT_RECORDED}{changed}"
+    changed = ", with changes that were not committed" if noted.get("dirty") else ""
+    return f"{noted.get('commit') or NOT_RECORDED}{changed}"
 
 
 def _machine_text(made: Mapping) -> str:
     """Write where something ran."""
-    said = [made["platform"], f"Python {made['python']}", f"threads: {made['threads']}"]
+    platform, python, threads = (made.get(name, NOT_RECORDED) for name in ("platform", "python", "threads"))
+    said = [platform, f"Python {python}", f"threads: {threads}"]
     said += [f"{name}: {made[name]}" for name in ("cpu", "cores", "cuda") if made.get(name)]
     return ", ".join(said)
 

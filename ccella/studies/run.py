@@ -17,8 +17,8 @@ import platform
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -35,7 +35,7 @@ from ..recipe import NOT_HASHED, TRAINING, Config, Recipe, from_here, load_recip
 class CohortParameters(Config):
     """Exams: phantoms, or a cohort folder of one's own (`source`, whose test part then takes the place of `fresh`)."""
 
-    source: str | None = None  # a cohort folder; None: phantoms of institution 1
+    source: str | None = Field(None, min_length=1)  # a cohort folder; None: phantoms of institution 1
     exams: int | None = Field(None, ge=1)  # None: as many phantoms as the recipe says
     fresh: int = Field(80, ge=1)  # further phantoms of institution 1, for testing
     other: int = Field(80, ge=0)  # phantoms of institution 2, that nothing is trained on
@@ -143,7 +143,7 @@ class CommonParameters(Config):
 
     run: str = Field(min_length=1)  # the run's folder
     recipe: str  # its name, its file, or the hash of what the stage reads of it; empty: that of the run
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=1, le=1024)
     device: str
 
 
@@ -262,10 +262,28 @@ def recipe(self: Run) -> Recipe:
     return load_recipe(file)
 
 # %% ../../nbs/6_studies/60_run.ipynb #2f19885a
+def _is_request(found: object) -> bool:
+    """Say whether a file's content is what a run is asked for."""
+    if not isinstance(found, Mapping) or not isinstance(found.get("show_reports"), bool):
+        return False
+    stages = found.get("parameters")
+    return isinstance(stages, Mapping) and all(isinstance(settings, Mapping) for settings in stages.values())
+
+
 @patch
 def request(self: Run) -> dict:
-    """Read what the run was asked for: parameters per stage, and whether reports of real patients may be shown."""
-    return read_json(_request_file(self))
+    """Read what the run was asked for: parameters per stage, and whether reports of real patients may be shown.
+
+    Raises:
+        CcellaError: the file says something else.
+    """
+    found = read_json(_request_file(self))
+    if not _is_request(found):
+        raise CcellaError(
+            f"{_request_file(self)}: found something else than `parameters` by stage and `show_reports`, expected "
+            "what the run was asked for; restore it, or name another folder"
+        )
+    return found
 
 
 @patch
@@ -629,6 +647,17 @@ def _begin_by_hand(stage: str, run: Run, recipe: str, parameters: Config) -> Non
     run.save_request(found, request)
 
 # %% ../../nbs/6_studies/60_run.ipynb #9bd1ddd0
+@contextmanager
+def _in_folder(folder: Path) -> Iterator[None]:
+    """Raise CcellaError where a run's folder cannot be read or written."""
+    try:
+        yield
+    except OSError as error:
+        raise CcellaError(
+            f"{folder}: found {error.strerror!r}, expected a run's folder that can be written; name another as run"
+        ) from None
+
+
 _HASH = re.compile(r"[0-9a-f]{12}")
 _OPEN: dict[Path, TextIO | Lease] = {}  # stages of this process
 
@@ -656,8 +685,9 @@ def open_stage(name: str, namespace: Mapping, share: int | None = None) -> Stage
         share: which this is of several jobs that do the stage, from 1, its parameter `share`; None: no such job.
 
     Raises:
-        CcellaError: unknown or missing parameters, a value out of range, no recipe or another one, a stage before it
-            that is not done, no such device, or a stage that another process is in.
+        CcellaError: unknown or missing parameters, a value out of range, no recipe or another one, a folder that
+            cannot be written, a stage before it that is not done, no such device, or a stage that another process is
+            in.
     """
     given = plain_values(namespace)
     if share is not None:
@@ -667,12 +697,14 @@ def open_stage(name: str, namespace: Mapping, share: int | None = None) -> Stage
     _refuse_other_share(name, share, parameters)
     share = share or 0
     run, recipe = Run(common.run), common.recipe
-    if _HASH.fullmatch(recipe):
-        _refuse_other_recipe(name, run, recipe)
-    elif not share:
-        _begin_by_hand(name, run, recipe, parameters)
+    with _in_folder(run.folder):
+        if _HASH.fullmatch(recipe):
+            _refuse_other_recipe(name, run, recipe)
+        elif not share:
+            _begin_by_hand(name, run, recipe, parameters)
     torch.set_num_threads(common.threads)
     watch_engine()
     stage = Stage(name, run, run.recipe(), parameters, device_of(common.device), share)
-    stage.lock = _take(run.folder / "logs" / f"{stage.cell}.lock")
+    with _in_folder(run.folder):
+        stage.lock = _take(run.folder / "logs" / f"{stage.cell}.lock")
     return stage
