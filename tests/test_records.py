@@ -26,7 +26,6 @@ LACKS = {  # what older records do not tell of what produced them; may only shri
     "adapt": EVERYTHING,
     "appraisal": EVERYTHING,
     "augment": EVERYTHING,
-    "demo": EVERYTHING,
     "faithful": ["recipe", "seeds", "weights"],
     "full_size": ["recipe", "seeds", "weights"],
     "import": ["recipe", "seeds", "weights"],
