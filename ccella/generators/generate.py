@@ -364,7 +364,7 @@ def _refuse_other_source(out: Path, row: Mapping, request: Request) -> None:
     }
     for what, is_same in same.items():
         if not is_same:
-            found = f"an exam made from another {what} of {request.source_exam_id}"
+            found = f"an exam of {request.source_exam_id} made from another {what}"
             advice = "name another folder, another name for this report, or remove the exam"
             raise CcellaError(problem(exam_id, out, found, f"the same {what} as now", advice))
 
