@@ -120,7 +120,7 @@ def test_a_command_that_is_none_is_found():
 
 def test_the_changelog_names_the_records_of_former_parts():
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    (said,) = re.findall(r"The records [^.]* generator before\.", text)
+    (said,) = re.findall(r"The records [^.]* are of the parts before\.", text)
     records = (ROOT / "nbs" / "records").glob("[!._]*.ipynb")
     assert set(re.findall(r"`(\w+)`", said)) == {path.stem for path in records if read_rerun(path).former}
 

@@ -263,11 +263,13 @@ def recipe(self: Run) -> Recipe:
 
 # %% ../../nbs/6_studies/60_run.ipynb #2f19885a
 def _is_request(found: object) -> bool:
-    """Say whether a file's content is what a run is asked for."""
+    """Say whether a file's content is what a run, or a study, is asked for."""
     if not isinstance(found, Mapping) or not isinstance(found.get("show_reports"), bool):
         return False
-    stages = found.get("parameters")
-    return isinstance(stages, Mapping) and all(isinstance(settings, Mapping) for settings in stages.values())
+    asked = [settings for name, settings in found.items() if name != "show_reports"]
+    stages = found.get("parameters", {})
+    of_stages = stages.values() if isinstance(stages, Mapping) else [stages]
+    return bool(asked) and all(isinstance(settings, Mapping) for settings in (*asked, *of_stages))
 
 
 @patch
@@ -280,7 +282,7 @@ def request(self: Run) -> dict:
     found = read_json(_request_file(self))
     if not _is_request(found):
         raise CcellaError(
-            f"{_request_file(self)}: found something else than `parameters` by stage and `show_reports`, expected "
+            f"{_request_file(self)}: found something else than settings by name and `show_reports`, expected "
             "what the run was asked for; restore it, or name another folder"
         )
     return found
