@@ -24,7 +24,6 @@ EVERYTHING = ["made", "recipe", "git", "packages", "machine", "seeds", "weights"
 LACKS = {  # what older records do not tell of what produced them; may only shrink
     "ablation": EVERYTHING,
     "adapt": EVERYTHING,
-    "appraisal": EVERYTHING,
     "augment": EVERYTHING,
     "faithful": ["recipe", "seeds", "weights"],
     "full_size": ["recipe", "seeds", "weights"],
