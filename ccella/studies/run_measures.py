@@ -466,7 +466,7 @@ def _validation_set(stage: Stage) -> LabelledVolumes | None:
 
 def _epochs_of_equal_steps(sets: Mapping[str, LabelledSet], epochs: int) -> dict[str, int]:
     """Count the passes over each set that take about as many steps as `epochs` passes over the smallest."""
-    sizes = {name: len(labels) for name, (_, labels, _) in sets.items()}
+    sizes = {name: max(1, len(labels)) for name, (_, labels, _) in sets.items()}  # one without exams is not trained on
     least = min(sizes.values())
     return {name: max(1, round(epochs * least / size)) for name, size in sizes.items()}
 
